@@ -1,0 +1,3 @@
+"""Understudy: small language models that play game characters."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,75 @@
+"""What an engine needs of whatever computes the model."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.model.config import NemotronConfig
+
+__all__ = ["Backend", "Cache", "MemoryFigures", "Step"]
+
+
+class Cache(Protocol):
+    """Keys and values of one sequence; owned by its backend, filled by `Backend.forward`."""
+
+    @property
+    def length(self) -> int:
+        """Number of tokens cached (S)."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from position `length` on."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Work for one sequence in one forward pass.
+
+    Attributes:
+        cache: the sequence's cache; grows by `len(token_ids)`.
+        token_ids: (T,) new tokens, T >= 1.
+        num_logits: logits are wanted for the last so many positions, 0..T.
+    """
+
+    cache: Cache
+    token_ids: Sequence[int]
+    num_logits: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryFigures:
+    """Bytes that a backend holds."""
+
+    weight_bytes: int
+    mapped_bytes: int
+    cache_bytes_per_token: int
+
+
+class Backend(Protocol):
+    """A loaded model. Not thread-safe: the engine's one model thread calls it."""
+
+    @property
+    def name(self) -> str:
+        """Short name for logs and `understudy doctor`, e.g. 'reference'."""
+        ...
+
+    @property
+    def config(self) -> NemotronConfig:
+        """Shape of the loaded model."""
+        ...
+
+    def new_cache(self) -> Cache:
+        """An empty cache for one sequence."""
+        ...
+
+    def forward(self, batch: Sequence[Step]) -> list[npt.NDArray[np.float32]]:
+        """Run one step; for each sequence logits of shape (num_logits, V)."""
+        ...
+
+    def memory(self) -> MemoryFigures:
+        """Bytes held now."""
+        ...
