@@ -1,0 +1,26 @@
+"""Token ids in, a stream of text and token ids out."""
+
+from understudy.engine.backend import Backend, Cache, MemoryFigures, Step
+from understudy.engine.detokenizer import TextAssembler
+from understudy.engine.engine import Engine, EngineOptions, EngineStats
+from understudy.engine.generation import Generation
+from understudy.engine.request import Chunk, FinishReason, GenerationRequest, Usage
+from understudy.engine.sampling import Sampler, SamplingParams
+
+__all__ = [
+    "Backend",
+    "Cache",
+    "Chunk",
+    "Engine",
+    "EngineOptions",
+    "EngineStats",
+    "FinishReason",
+    "Generation",
+    "GenerationRequest",
+    "MemoryFigures",
+    "Sampler",
+    "SamplingParams",
+    "Step",
+    "TextAssembler",
+    "Usage",
+]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.model.config import NemotronConfig
+from understudy.model.memory import MemoryFigures
 
 __all__ = ["Backend", "Cache", "MemoryFigures", "Step"]
 
@@ -38,15 +39,6 @@ class Step:
     cache: Cache
     token_ids: Sequence[int]
     num_logits: int = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MemoryFigures:
-    """Bytes that a backend holds."""
-
-    weight_bytes: int
-    mapped_bytes: int
-    cache_bytes_per_token: int
 
 
 class Backend(Protocol):

@@ -18,10 +18,15 @@ __all__ = [
     "SYSTEM_MARKER",
     "TURN_MARKER",
     "Piece",
+    "call_arguments",
+    "call_line",
     "encode_pieces",
     "render",
     "render_text",
     "stop_token_ids",
+    "tool_function",
+    "tool_line",
+    "visible_specials",
 ]
 
 SYSTEM_MARKER = "<extra_id_0>"
@@ -102,8 +107,8 @@ def _turn(turn: Message, said_by_model: bool) -> Iterator[Piece]:
         yield Piece("\n", is_target=own)
 
 
-def tool_line(tool: Mapping[str, Any]) -> str:
-    """One line of JSON for a function: OpenAI's wrapper is taken off, the schema kept as it is.
+def tool_function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A function's schema: OpenAI's wrapper is taken off, the rest kept as it is.
 
     Raises:
         PromptError: the schema has no function name.
@@ -111,16 +116,40 @@ def tool_line(tool: Mapping[str, Any]) -> str:
     function = tool.get("function", tool)
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise PromptError('A tool needs a name: expected {"type": "function", "function": {"name": ...}}.')
-    return json.dumps(function, ensure_ascii=False)
+    return function
+
+
+def tool_line(tool: Mapping[str, Any]) -> str:
+    """One line of JSON for a function.
+
+    Raises:
+        PromptError: the schema has no function name, or is no JSON.
+    """
+    function = tool_function(tool)
+    try:
+        return json.dumps(function, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PromptError(f"The tool {function['name']!r} is not made of plain JSON values: {error}.") from error
+
+
+def call_arguments(call: ToolCall) -> Any:
+    """The arguments as a JSON value; a text that is no JSON is kept as a string, none at all is `{}`."""
+    try:
+        return json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError):
+        return call.arguments
 
 
 def call_line(call: ToolCall) -> str:
-    """`{"name": ..., "arguments": ...}`; arguments that are no JSON are kept as a JSON string."""
+    """`{"name": ..., "arguments": ...}` as one line of JSON.
+
+    Raises:
+        PromptError: the arguments are nested too deep.
+    """
     try:
-        arguments = json.loads(call.arguments or "{}")
-    except ValueError:
-        arguments = call.arguments
-    return json.dumps({"name": call.name, "arguments": arguments}, ensure_ascii=False)
+        return json.dumps({"name": call.name, "arguments": call_arguments(call)}, ensure_ascii=False)
+    except RecursionError as error:
+        raise PromptError(f"The arguments of the call of {call.name!r} are nested too deep.") from error
 
 
 def render_text(pieces: Sequence[Piece]) -> str:
@@ -165,3 +194,9 @@ def stop_token_ids(tokenizer: Tokenizer, eos_token_id: int) -> frozenset[int]:
     """Ids that end the model's turn: the role markers and end-of-text."""
     found = (tokenizer.special_id(m) for m in (SYSTEM_MARKER, TURN_MARKER, "</s>"))
     return frozenset({i for i in found if i is not None} | {eos_token_id})
+
+
+def visible_specials(tokenizer: Tokenizer) -> dict[int, str]:
+    """Ids and texts of the markers around tool calls, which `parse_answer` must see in the engine's text."""
+    found = {m: tokenizer.special_id(m) for m in ("<toolcall>", "</toolcall>")}
+    return {token_id: marker for marker, token_id in found.items() if token_id is not None}

@@ -1,0 +1,228 @@
+"""The generator of look-up dialogues."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+from .content import Slots, entries, local_lists, read_json
+from .drills import Drill, DrillKit
+from .scene import Content, Scene, Turn
+
+Dialogue = dict[str, object]
+
+DEFAULT_MIX: Mapping[str, float] = {
+    "persona": 0.27,
+    "lore": 0.33,
+    "recall": 0.09,
+    "tool": 0.12,
+    "mixed": 0.12,
+    "copy": 0.02,
+    "ledger": 0.05,
+}
+_OF_KIND = {"tool": "tool", "lore": "rag", "mixed": "rag"}
+_LISTED = ("facts_persona.json", "facts_lore.json", "recall.json", "tools.json")
+
+
+class LookupGenerator:
+    """Makes dialogues that can only be answered by reading the prompt.
+
+    The same seed and content give the same dialogues.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        content_dir: Path | None = None,
+        mix: Mapping[str, float] | None = None,
+    ) -> None:
+        """Loads and compiles the content files.
+
+        Args:
+            seed: decides everything that follows.
+            content_dir: where the content files lie; beside this module by default.
+            mix: weights of the kinds persona, lore, recall, tool, mixed, copy and ledger.
+
+        Raises:
+            ValueError: if a content file or the mix is wrong.
+        """
+        folder = content_dir or Path(__file__).parent
+        self._rng = random.Random(seed)
+        self._seed = seed
+        self._count = 0
+        weights = dict(DEFAULT_MIX if mix is None else mix)
+        unknown = sorted(set(weights) - set(DEFAULT_MIX))
+        if unknown or not any(weight > 0 for weight in weights.values()):
+            raise ValueError(f"mix: unknown kinds {unknown} or no weight at all")
+        self._kinds = list(weights)
+        self._weights = list(weights.values())
+        words = read_json(folder / "wordlists.json")
+        if not isinstance(words, dict):
+            raise ValueError("wordlists.json: not an object")
+        slots = Slots(self._rng, cast(dict[str, list[str]], words))
+        for name in _LISTED:
+            for entry in entries(folder / name):
+                slots.learn(local_lists(entry, name))
+        self.content = Content(folder, slots, self._rng)
+        self.drills = DrillKit(folder, slots, self._rng)
+
+    def __iter__(self) -> Iterator[Dialogue]:
+        """Yields dialogues without end."""
+        while True:
+            yield self.dialogue()
+
+    def dialogue(self) -> Dialogue:
+        """Returns a dialogue of a random kind."""
+        kind = self._rng.choices(self._kinds, self._weights)[0]
+        return self.annotated(kind)[0]
+
+    def annotated(self, kind: str) -> tuple[Dialogue, list[str | None]]:
+        """Returns a dialogue of a kind and what its answers have to hold.
+
+        Args:
+            kind: persona, lore, recall, tool, mixed, copy or ledger.
+
+        Returns:
+            The dialogue, and for each assistant turn the value that it contains, None if nothing
+            was looked up, or "" if the right answer is that it is not known.
+        """
+        while True:
+            if kind in ("copy", "ledger"):
+                made = self.drills.copy() if kind == "copy" else self.drills.ledger()
+                if made.turns:
+                    return self._finish(kind, made), made.answers
+            else:
+                scene, system, context = self._scene(kind)
+                if scene.turns:
+                    tools = [offer.schema for offer in scene.offers]
+                    drill = Drill(system, context, scene.turns, scene.answers)
+                    return self._finish(kind, drill, tools), scene.answers
+
+    def copy_drill(self) -> Dialogue:
+        """Returns a dialogue in which the character repeats the player's words."""
+        return self.annotated("copy")[0]
+
+    def ledger_drill(self) -> Dialogue:
+        """Returns a dialogue about the entries of a list."""
+        return self.annotated("ledger")[0]
+
+    def probe(self, kind: str) -> tuple[Dialogue, str]:
+        """Returns a dialogue to test a model with.
+
+        Args:
+            kind: persona, lore, recall, tool, mixed, copy or ledger.
+
+        Returns:
+            The dialogue, whose last turn is the assistant's right answer, and the value that a
+            right answer must contain. For kind "tool" the last turn is a call and the value one
+            of its arguments.
+        """
+        while True:
+            dialogue, answers = self.annotated(kind)
+            turns = cast(list[Turn], dialogue["turns"])
+            spots = [at for at, turn in enumerate(turns) if turn["role"] == "assistant"]
+            good = [
+                (spot, value)
+                for spot, value in zip(spots, answers, strict=True)
+                if value and (kind != "tool" or "tool_calls" in turns[spot])
+            ]
+            if good:
+                spot, value = good[int(self._rng.random() * len(good))]
+                dialogue["turns"] = turns[: spot + 1]
+                return dialogue, value
+
+    def _finish(
+        self, kind: str, drill: Drill, tools: list[dict[str, object]] | None = None
+    ) -> Dialogue:
+        self._count += 1
+        label = _OF_KIND.get(kind, "rag" if drill.context else "roleplay")
+        if label == "rag" and not drill.context:
+            label = "roleplay"
+        return {
+            "id": f"lookup-{kind}-{self._seed}-{self._count}",
+            "kind": "tool" if tools else label,
+            "system": drill.system,
+            "context": drill.context,
+            "tools": tools or [],
+            "turns": drill.turns,
+        }
+
+    def _scene(self, kind: str) -> tuple[Scene, str, list[str]]:
+        """Makes a dialogue of a kind other than the drills."""
+        rng = self._rng
+        content = self.content
+        extra = ""
+        least, most = {"persona": (1, 8), "mixed": (1, 5)}.get(kind, (0, 3))
+        if kind in ("lore", "mixed") and rng.random() < 0.35:
+            extra = rng.choice(content.lore_rules)
+        elif kind == "tool" and rng.random() < 0.4:
+            extra = rng.choice(content.tool_rules)
+        who = content.persona.make(least, most, extra)
+        scene = Scene(content, who)
+        context: list[str] = []
+        system = who.system
+        if kind == "lore" or kind == "mixed":
+            count = rng.choices((1, 2, 3, 4, 5), (30, 28, 20, 12, 10))[0] if kind == "lore" else 1
+            scene.topics = content.lore.topics(count + (kind == "mixed" and rng.random() < 0.4))
+            context = content.lore.passages(scene.topics)
+            if rng.random() < 0.08:
+                system = f"{system}\n{rng.choice(content.lore_in_system)}{' '.join(context)}"
+                context = []
+        if kind == "tool":
+            scene.offers = content.tools.offers(rng.randint(1, 4))
+        self._play(scene, kind, rng.randint(2, 6))
+        return scene, system, context
+
+    @staticmethod
+    def _play(scene: Scene, kind: str, turns: int) -> None:
+        if kind == "persona":
+            moves = [
+                (scene.ask_fact, 0.68),
+                (scene.ask_identity, 0.12),
+                (scene.ask_unstated, 0.1),
+                (scene.small_talk, 0.1),
+            ]
+        elif kind == "lore":
+            moves = [
+                (scene.ask_lore, 0.7),
+                (scene.ask_lore_missing, 0.14),
+                (scene.small_talk, 0.05),
+                (scene.ask_fact, 0.06),
+                (scene.ask_identity, 0.05),
+            ]
+        elif kind == "recall":
+            scene.tell()
+            turns = max(turns, 3)
+            moves = [
+                (scene.tell, 0.24),
+                (scene.ask_told, 0.4),
+                (scene.small_talk, 0.12),
+                (scene.ask_fact, 0.12),
+                (scene.ask_identity, 0.06),
+                (scene.ask_untold, 0.06),
+            ]
+        elif kind == "tool":
+            turns = min(turns, 4)
+            moves = [
+                (scene.call_tool, 0.6),
+                (scene.ask_no_tool, 0.13),
+                (scene.ask_fact, 0.12),
+                (scene.small_talk, 0.08),
+                (scene.ask_identity, 0.07),
+            ]
+        else:
+            turns = max(turns, 3)
+            moves = [
+                (scene.ask_fact, 0.28),
+                (scene.ask_lore, 0.28),
+                (scene.ask_identity, 0.06),
+                (scene.ask_unstated, 0.05),
+                (scene.ask_lore_missing, 0.06),
+                (scene.small_talk, 0.1),
+                (scene.tell, 0.1),
+                (scene.ask_told, 0.16),
+            ]
+        scene.play(turns, moves)

@@ -1,0 +1,178 @@
+"""The corpora that recipes name, and how each becomes texts or dialogues.
+
+A dialogue is a dictionary as in `worlds/README.md`: system, context, tools, turns. Only sources whose licence lets
+a model be shipped with attribution stand here; `NOTICE` names them all.
+"""
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from understudy.data.files import read_bytes, read_json_lines, read_tar_texts
+from understudy.errors import DataError
+
+__all__ = ["DIALOGUE_SOURCES", "TEXT_SOURCES", "Dialogue", "read_dialogues", "read_texts"]
+
+Dialogue = dict[str, Any]
+
+_MAX_ARCHAIC_PER_10K = 10
+_MAX_SENTENCE_WORDS = 17
+
+
+def read_texts(name: str, folder: Path) -> Iterator[str]:
+    """Documents of a text source, in a fixed order.
+
+    Raises:
+        DataError: unknown name, or its files are missing.
+    """
+    if name not in TEXT_SOURCES:
+        raise DataError(f"There is no text source {name!r}; choose from {', '.join(sorted(TEXT_SOURCES))}.")
+    return TEXT_SOURCES[name](folder)
+
+
+def read_dialogues(name: str, folder: Path) -> Iterator[Dialogue]:
+    """Dialogues of a source, in a fixed order.
+
+    Raises:
+        DataError: unknown name, or its files are missing.
+    """
+    if name not in DIALOGUE_SOURCES:
+        raise DataError(f"There is no dialogue source {name!r}; choose from {', '.join(sorted(DIALOGUE_SOURCES))}.")
+    return DIALOGUE_SOURCES[name](folder)
+
+
+def _books(folder: Path, part: str) -> Iterator[str]:
+    """Books that read most like speech, by the index's archaic-word rate and sentence length."""
+    index = json.loads(read_bytes(folder / "pretrain" / f"{part}_index.json"))
+    modern = {
+        Path(book["file"]).name
+        for book in index
+        if book["archaic_per_10k"] < _MAX_ARCHAIC_PER_10K and book["mean_sent_words"] < _MAX_SENTENCE_WORDS
+    }
+    for name, text in read_tar_texts(folder / "pretrain" / f"{part}.tar.zst"):
+        if name in modern:
+            yield text
+
+
+def _storybooks(folder: Path) -> Iterator[str]:
+    for record in read_json_lines(folder / "pretrain" / "storybooks_ccby.jsonl"):
+        yield f"{record['title']}\n\n{record['text']}"
+
+
+def _fairytales(folder: Path) -> Iterator[str]:
+    for record in read_json_lines(folder / "rag" / "fairytaleqa_train.jsonl"):
+        yield "\n\n".join(record["sections"].values())
+
+
+def _books_dev(folder: Path) -> Iterator[str]:
+    for _, text in read_tar_texts(folder / "eval" / "books_dev.tar.zst"):
+        yield text
+
+
+def _world(folder: Path, name: str) -> Iterator[Dialogue]:
+    root = folder / "npc_worlds" if (folder / "npc_worlds").is_dir() else folder / "worlds"
+    tools: dict[str, Any] = {}
+    if (root / name / "tools.json").exists():
+        tools = {t["function"]["name"]: t for t in json.loads(read_bytes(root / name / "tools.json"))}
+    for record in read_json_lines(root / name / "dialogues.jsonl"):
+        named = [tools[t] if isinstance(t, str) else t for t in record.get("tools", [])]
+        yield {**record, "tools": named, "context": record.get("context", [])}
+
+
+_WORLDS = (
+    "ashford_hold",
+    "harrowmere",
+    "kestrel_station",
+    "lantern_reach",
+    "mosswick",
+    "saltglass",
+    "thornhallow",
+    "vantage_nine",
+)
+_EVERYDAY = ("everyday", "everyday_quests", "everyday_voices", "everyday_tools", "everyday_rag", "everyday_guard")
+
+
+def _worlds(folder: Path) -> Iterator[Dialogue]:
+    for name in _WORLDS:
+        yield from _world(folder, name)
+
+
+def _everyday(folder: Path) -> Iterator[Dialogue]:
+    for name in _EVERYDAY:
+        yield from _world(folder, name)
+
+
+def _persona_chat(folder: Path) -> Iterator[Dialogue]:
+    """Synthetic-Persona-Chat: the second speaker is the character, its persona the system prompt."""
+    for number, record in enumerate(read_json_lines(folder / "npc" / "synthetic_persona_chat.jsonl")):
+        turns = []
+        for turn in record["conversation"]:
+            role = "user" if turn["speaker"] == "user1" else "assistant"
+            if "(" in turn["text"] or "[" in turn["text"] or (turns and turns[-1]["role"] == role):
+                break
+            turns.append({"role": role, "content": turn["text"].strip()})
+        while turns and turns[-1]["role"] == "user":
+            turns.pop()
+        if len(turns) >= 2 and turns[0]["role"] == "user":
+            facts = [f.strip() for f in record["persona2"]]
+            system = "About you:\n" + "\n".join(facts) if number % 2 else " ".join(_second_person(f) for f in facts)
+            yield {"system": system, "context": [], "tools": [], "turns": turns}
+
+
+def _second_person(fact: str) -> str:
+    for pattern, replacement in (
+        (r"\b[Ii] am\b|\b[Ii]'m\b|\bi m\b", "You are"),
+        (r"\b[Ii] was\b", "You were"),
+        (r"\b[Ii]\b", "You"),
+        (r"\b[Mm]y\b", "Your"),
+        (r"\b[Mm]e\b", "you"),
+    ):
+        fact = re.sub(pattern, replacement, fact)
+    return re.sub(r"(?<!^)(?<![.!?] )\bYou(r?)\b", r"you\1", fact)
+
+
+def _fairytale_questions(folder: Path) -> Iterator[Dialogue]:
+    """FairytaleQA: a storyteller answers from the section that a question is about, with a distractor beside it."""
+    rng = random.Random(171)
+    openings = (
+        "You are a storyteller by the fire. Answer from the tale.",
+        "You are an old nurse who knows this tale by heart. Keep answers short.",
+        "You tell tales to children at the inn. If the tale does not say, say so.",
+        "You are a travelling player. Answer questions about the tale in few words.",
+    )
+    for record in read_json_lines(folder / "rag" / "fairytaleqa_train.jsonl"):
+        sections = record["sections"]
+        by_section: dict[str, list[Dialogue]] = {}
+        for question in record["qas"]:
+            asked = [str(s) for s in question.get("sections", [])]
+            answer = _spoken(question["answers"][0])
+            if len(asked) == 1 and asked[0] in sections and answer:
+                turns = [{"role": "user", "content": str(question["question"])}, {"role": "assistant", "content": answer}]
+                by_section.setdefault(asked[0], []).extend(turns)
+        for key, turns in by_section.items():
+            context = [" ".join(sections[key].split())]
+            if len(context[0].split()) < 220:
+                yield {"system": rng.choice(openings), "context": context, "tools": [], "turns": turns}
+
+
+def _spoken(answer: str) -> str:
+    answer = " ".join(answer.split()).rstrip(" .")
+    return answer[:1].upper() + answer[1:] + "." if answer else ""
+
+
+TEXT_SOURCES: dict[str, Callable[[Path], Iterator[str]]] = {
+    "books": lambda folder: _books(folder, "books"),
+    "books2": lambda folder: _books(folder, "books2"),
+    "books_dev": _books_dev,
+    "fairytales": _fairytales,
+    "storybooks": _storybooks,
+}
+DIALOGUE_SOURCES: dict[str, Callable[[Path], Iterator[Dialogue]]] = {
+    "everyday": _everyday,
+    "fairytale_questions": _fairytale_questions,
+    "persona_chat": _persona_chat,
+    "worlds": _worlds,
+}

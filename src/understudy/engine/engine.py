@@ -1,0 +1,251 @@
+"""The engine: one thread owns the model, requests share it step by step."""
+
+import dataclasses
+import secrets
+import threading
+from collections import deque
+from types import TracebackType
+
+from understudy.engine.backend import Backend, Step
+from understudy.engine.generation import Generation
+from understudy.engine.prefix import PrefixStore
+from understudy.engine.request import Chunk, GenerationRequest
+from understudy.engine.sequence import Sequence
+from understudy.errors import ContextLengthError, EngineError, RequestError
+from understudy.tokenizer import Tokenizer
+
+__all__ = ["Engine", "EngineOptions", "EngineStats"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Limits of the engine.
+
+    Attributes:
+        max_running: sequences in one forward pass; further requests wait.
+        prefill_tokens: prompt tokens in one forward pass, all sequences together; bounds how long a running
+            answer is held up by another's long prompt.
+        prefix_sequences: caches of past sequences that are kept.
+        prefix_bytes: bytes that these take at most.
+
+    Raises:
+        ValueError: a limit is too small.
+    """
+
+    max_running: int = 16
+    prefill_tokens: int = 256
+    prefix_sequences: int = 8
+    prefix_bytes: int = 256 * 2**20
+
+    def __post_init__(self) -> None:
+        if self.max_running < 1 or self.prefill_tokens < 1 or self.prefix_sequences < 0 or self.prefix_bytes < 0:
+            raise ValueError(f"max_running and prefill_tokens start at 1, the prefix limits at 0: got {self}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineStats:
+    """What the engine does now, and totals since its start.
+
+    Attributes:
+        num_running: sequences in the running batch.
+        num_waiting: requests that wait for a place in it.
+        prompt_tokens: of all requests that were started.
+        cached_tokens: of these, tokens that a past sequence's cache held.
+        generated_tokens: tokens drawn.
+    """
+
+    num_running: int
+    num_waiting: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Waiting:
+    request: GenerationRequest
+    generation: Generation
+    max_tokens: int
+
+
+class Engine:
+    """Token ids in, a stream of text and token ids out; safe to call from any thread.
+
+    Continuous batching: requests join and leave the running batch at every step. A step takes one token of
+    every sequence in decode, and up to `prefill_tokens` of prompts, the oldest request's first.
+    """
+
+    def __init__(self, backend: Backend, tokenizer: Tokenizer, *, options: EngineOptions | None = None) -> None:
+        """Start the model thread; `close`, or leaving the `with` block, ends it.
+
+        Args:
+            backend: a loaded model; nobody else may call it from now on.
+            tokenizer: the model's own.
+            options: limits.
+        """
+        self.backend = backend
+        self.tokenizer = tokenizer
+        self.options = options or EngineOptions()
+        self._prefixes = PrefixStore(
+            max_sequences=self.options.prefix_sequences,
+            max_bytes=self.options.prefix_bytes,
+            cache_bytes_per_token=backend.memory().cache_bytes_per_token,
+        )
+        # Reentrant: the garbage collector may cancel an abandoned request while this thread holds the lock.
+        self._changed = threading.Condition(threading.RLock())
+        self._waiting: deque[_Waiting] = deque()
+        self._running: list[Sequence] = []
+        self._is_closed = False
+        self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
+        self._thread = threading.Thread(target=self._run, name="understudy-model", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Queue a request; returns at once.
+
+        Raises:
+            ContextLengthError: the prompt alone is longer than the model's context.
+            RequestError: a token id is not in the vocabulary.
+            EngineError: the engine is closed.
+        """
+        config = self.backend.config
+        room = config.max_position_embeddings - len(request.prompt_ids)
+        if room < 0:
+            raise ContextLengthError(len(request.prompt_ids), config.max_position_embeddings)
+        _check_ids(request, config.vocab_size)
+        seed = request.sampling.seed
+        generation = Generation(
+            seed=secrets.randbits(32) if seed is None else seed,
+            num_prompt_tokens=len(request.prompt_ids),
+        )
+        max_tokens = room if request.max_tokens is None else min(room, request.max_tokens)
+        with self._changed:
+            if self._is_closed:
+                raise EngineError("The engine is closed; open a new one to generate.")
+            if max_tokens == 0:
+                generation.deliver(Chunk("", (), "length"))
+                return generation
+            self._waiting.append(_Waiting(request, generation, max_tokens))
+            self._changed.notify_all()
+        return generation
+
+    def stats(self) -> EngineStats:
+        """Figures of this moment; cancelled requests count no more, even if a step still carries them."""
+        with self._changed:
+            return EngineStats(
+                num_running=sum(not s.generation.is_done for s in self._running),
+                num_waiting=sum(not w.generation.is_done for w in self._waiting),
+                prompt_tokens=self._prompt_tokens,
+                cached_tokens=self._cached_tokens,
+                generated_tokens=self._generated_tokens,
+            )
+
+    def close(self) -> None:
+        """Fail what is in flight and wait for the model's step to end; further calls do nothing."""
+        with self._changed:
+            self._is_closed = True
+            for generation in [s.generation for s in self._running] + [w.generation for w in self._waiting]:
+                generation.fail(EngineError("The engine was closed before the answer was complete."))
+            self._changed.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        """The model thread."""
+        while self._wait_for_work():
+            self._admit()
+            # A backend may raise anything, and a thread that dies would leave all readers waiting for ever.
+            try:
+                self._step()
+            except Exception as error:
+                with self._changed:  # dropped with their caches: what these hold now, nobody knows
+                    failed, self._running = self._running, []
+                for sequence in failed:
+                    sequence.generation.fail(self._failure(error))
+            self._retire()
+
+    def _wait_for_work(self) -> bool:
+        """Sleep until there is a request; False once the engine is closed."""
+        with self._changed:
+            while not (self._is_closed or self._waiting or self._running):
+                self._changed.wait()
+            return not self._is_closed
+
+    def _admit(self) -> None:
+        """Move waiting requests to the running batch, first come first served."""
+        while self._waiting and len(self._running) < self.options.max_running:
+            waiting = self._waiting[0]
+            sequence = None if waiting.generation.is_done else self._start(waiting)
+            with self._changed:
+                self._waiting.popleft()
+                self._running += [sequence] if sequence else []
+
+    def _start(self, waiting: _Waiting) -> Sequence | None:
+        """Give a request its cache; None, and the request failed, where the backend cannot."""
+        prompt_ids = waiting.request.prompt_ids
+        cache = self._prefixes.take(prompt_ids)
+        num_cached = cache.length if cache is not None else 0
+        try:
+            cache = self.backend.new_cache() if cache is None else cache
+        except Exception as error:  # as in _run
+            waiting.generation.fail(self._failure(error))
+            return None
+        waiting.generation.count(cached=num_cached)
+        self._prompt_tokens += len(prompt_ids)
+        self._cached_tokens += num_cached
+        return Sequence(
+            waiting.request, waiting.generation, cache, tokenizer=self.tokenizer, max_tokens=waiting.max_tokens
+        )
+
+    def _step(self) -> None:
+        """One forward pass over the running batch."""
+        batch = self._plan()
+        if not batch:
+            return
+        results = self.backend.forward([step for _, step in batch])
+        for (sequence, _), logits in zip(batch, results, strict=True):
+            self._generated_tokens += sequence.accept(logits)
+
+    def _plan(self) -> list[tuple[Sequence, Step]]:
+        """Each decoding sequence's token, and prompt tokens up to the limit."""
+        budget = self.options.prefill_tokens
+        batch: list[tuple[Sequence, Step]] = []
+        for sequence in self._running:
+            if sequence.generation.is_done:
+                continue
+            if sequence.num_pending == 1:
+                batch.append((sequence, sequence.plan(1)))
+            elif budget:
+                step = sequence.plan(budget)
+                budget -= len(step.token_ids)
+                batch.append((sequence, step))
+        return batch
+
+    def _retire(self) -> None:
+        """Take done sequences out of the batch and keep their caches for the conversation's next turn."""
+        with self._changed:
+            done = [s for s in self._running if s.generation.is_done]
+            self._running = [s for s in self._running if not s.generation.is_done]
+        for sequence in done:
+            if sequence.generation.finish_reason is not None:  # a failed sequence's cache is not to be trusted
+                self._prefixes.put(sequence.cached_token_ids, sequence.cache)
+
+    def _failure(self, cause: Exception) -> EngineError:
+        error = EngineError(f"The {self.backend.name} backend failed: {cause!r}. Send the request again.")
+        error.__cause__ = cause
+        return error
+
+
+def _check_ids(request: GenerationRequest, vocab_size: int) -> None:
+    """Refuse ids that the model has no row for."""
+    for param, ids in (("messages", request.prompt_ids), ("logit_bias", tuple(request.sampling.logit_bias))):
+        if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+            raise RequestError(f"{param}: token ids must be from 0 to {vocab_size - 1}.", param=param)

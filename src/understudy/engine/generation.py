@@ -1,0 +1,153 @@
+"""A running request, as its caller sees it: an iterator of chunks for threads and for asyncio."""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+
+from understudy.engine.request import Chunk, FinishReason, Usage
+from understudy.errors import EngineError
+
+__all__ = ["Generation"]
+
+
+class Generation:
+    """The stream of one request; made by `Engine.submit`.
+
+    Iterate it once, with `for` or `async for`. Leaving the loop early, by `break`, an exception or a cancelled
+    task, cancels the request. All methods may be called from any thread; none waits for the model but the
+    iterators, `text` and `atext`.
+
+    Attributes:
+        seed: what the tokens are drawn with; the same request with it gives the same tokens.
+    """
+
+    def __init__(self, *, seed: int, num_prompt_tokens: int) -> None:
+        """Called by the engine.
+
+        Args:
+            seed: the request's own, or the one that the engine drew.
+            num_prompt_tokens: length of the prompt.
+        """
+        self.seed = seed
+        self._num_prompt_tokens = num_prompt_tokens
+        self._num_cached_tokens = 0
+        self._num_completion_tokens = 0
+        # Reentrant: the garbage collector may close an abandoned iterator while this thread holds the lock.
+        self._changed = threading.Condition(threading.RLock())
+        self._chunks: deque[Chunk] = deque()
+        self._sleepers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._finish_reason: FinishReason | None = None
+        self._error: EngineError | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens taken so far."""
+        return Usage(
+            prompt_tokens=self._num_prompt_tokens,
+            completion_tokens=self._num_completion_tokens,
+            cached_tokens=self._num_cached_tokens,
+        )
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the text ended; None while it goes on, or if it failed."""
+        return self._finish_reason
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no further token will come: ended, cancelled or failed."""
+        return self._finish_reason is not None or self._error is not None
+
+    def cancel(self) -> None:
+        """End the request now; the model drops it within one step. Nothing happens if it is done already."""
+        self.deliver(Chunk("", (), "cancelled"))
+
+    def __iter__(self) -> Iterator[Chunk]:
+        try:
+            while (chunk := self._next_chunk()) is not None:
+                yield chunk
+        finally:
+            self.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        try:
+            while (chunk := await self._next_chunk_async()) is not None:
+                yield chunk
+        finally:
+            self.cancel()
+
+    def text(self) -> str:
+        """Wait for the end; all text that was not read yet.
+
+        Raises:
+            EngineError: the request failed.
+        """
+        return "".join(chunk.text for chunk in self)
+
+    async def atext(self) -> str:
+        """Like `text`, without blocking the event loop.
+
+        Raises:
+            EngineError: the request failed.
+        """
+        return "".join([chunk.text async for chunk in self])
+
+    def count(self, *, cached: int = 0, completion: int = 0) -> None:
+        """Called by the engine: add to the usage."""
+        self._num_cached_tokens += cached
+        self._num_completion_tokens += completion
+
+    def deliver(self, chunk: Chunk) -> bool:
+        """Called by the engine: hand a chunk to the reader. False if the request is done already."""
+        with self._changed:
+            if self.is_done:
+                return False
+            self._chunks.append(chunk)
+            self._finish_reason = chunk.finish_reason
+            self._wake()
+        return True
+
+    def fail(self, error: EngineError) -> bool:
+        """Called by the engine: raise an error at the reader. False if the request is done already."""
+        with self._changed:
+            if self.is_done:
+                return False
+            self._error = error
+            self._wake()
+        return True
+
+    def _wake(self) -> None:
+        self._changed.notify_all()
+        sleepers, self._sleepers = self._sleepers, []
+        for loop, event in sleepers:
+            try:
+                loop.call_soon_threadsafe(event.set)
+            except RuntimeError:  # the reader's event loop is closed: nobody reads any more
+                continue
+
+    def _poll(self) -> tuple[bool, Chunk | None]:
+        """Whether there is an answer now, and the answer: a chunk, or None at the end."""
+        if self._chunks:
+            return True, self._chunks.popleft()
+        if self._error is not None:
+            raise self._error
+        return self.is_done, None
+
+    def _next_chunk(self) -> Chunk | None:
+        with self._changed:
+            while True:
+                is_ready, chunk = self._poll()
+                if is_ready:
+                    return chunk
+                self._changed.wait()
+
+    async def _next_chunk_async(self) -> Chunk | None:
+        while True:
+            with self._changed:
+                is_ready, chunk = self._poll()
+                if is_ready:
+                    return chunk
+                event = asyncio.Event()
+                self._sleepers.append((asyncio.get_running_loop(), event))
+            await event.wait()

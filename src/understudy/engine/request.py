@@ -1,0 +1,69 @@
+"""What is asked of the engine and what it answers."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from understudy.engine.sampling import SamplingParams
+from understudy.errors import RequestError
+
+__all__ = ["Chunk", "FinishReason", "GenerationRequest", "Usage"]
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """One sequence to generate.
+
+    Attributes:
+        prompt_ids: (T,) at least one token.
+        sampling: how tokens are drawn.
+        max_tokens: at most so many new tokens; None, or more than fit, is what the context leaves.
+        stop: strings that end the text; they are not part of it.
+        stop_token_ids: ids that end the text; they are not part of it.
+        visible_specials: text by id for special tokens that must show in the text, e.g. `<toolcall>`.
+
+    Raises:
+        RequestError: a value is out of range; `param` names it.
+    """
+
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams = dataclasses.field(default_factory=SamplingParams)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    visible_specials: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise RequestError("The prompt is empty; it needs at least one token.", param="messages")
+        limit = self.max_tokens
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            raise RequestError(f"max_tokens must be a whole number from 1, got {limit!r}.", param="max_tokens")
+        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
+            raise RequestError(f"stop must be a tuple of strings that are not empty, got {self.stop!r}.", param="stop")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """A piece of the answer.
+
+    Attributes:
+        text: whole characters; empty only in a last chunk.
+        token_ids: tokens drawn since the last chunk, the one that ended the text included.
+        finish_reason: set in the last chunk only.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Tokens that a request took; `cached_tokens` of the prompt came from an earlier sequence's cache."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0

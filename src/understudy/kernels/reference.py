@@ -1,0 +1,99 @@
+"""The model's operations in NumPy: the oracle that every faster kernel is measured against.
+
+Letters: T query tokens, S cached tokens (the T new ones included), N query heads, K KV heads, H head size, D hidden.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["causal_attention", "layer_norm_1p", "relu2", "rope", "rope_tables"]
+
+_F32 = npt.NDArray[np.float32]
+
+_QUERY_BLOCK = 256
+"""Queries whose scores are held at once; bounds the score matrix of a long prompt."""
+
+
+def layer_norm_1p(x: _F32, gain: _F32, bias: _F32, eps: float) -> _F32:
+    """Normalize each row: `(x - mean) / sqrt(variance + eps) * gain + bias`.
+
+    Args:
+        x: (T, D).
+        gain: (D,) the stored weight with 1 already added.
+        bias: (D,).
+        eps: added to the variance.
+    """
+    size = np.float32(x.shape[-1])
+    centred = x - np.add.reduce(x, axis=-1, keepdims=True) / size
+    variance = np.vecdot(centred, centred)[:, None] / size
+    centred *= gain / np.sqrt(variance + np.float32(eps))
+    centred += bias
+    return centred
+
+
+def relu2(x: _F32) -> _F32:
+    """Squared ReLU: `max(x, 0) ** 2`; the array is overwritten and returned."""
+    np.maximum(x, 0, out=x)
+    np.multiply(x, x, out=x)
+    return x
+
+
+def rope_tables(num_positions: int, rotary_dim: int, theta: float) -> tuple[_F32, _F32]:
+    """Cosines and sines of `position * theta ** (-2 i / rotary_dim)`, each (num_positions, rotary_dim / 2)."""
+    frequencies = np.float32(theta) ** (-np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim))
+    angles = np.outer(np.arange(num_positions, dtype=np.float32), frequencies)
+    return np.cos(angles), np.sin(angles)
+
+
+def rope(x: _F32, cos: _F32, sin: _F32) -> None:
+    """Turn the leading dimensions of each head in place, rotate-half pairing (i, i + half).
+
+    Args:
+        x: (T, heads, H).
+        cos: (T, half) for the positions of the T tokens; 2 * half <= H.
+        sin: (T, half).
+    """
+    half = cos.shape[-1]
+    cos, sin = cos[:, None], sin[:, None]
+    first, second = x[..., :half], x[..., half : 2 * half]
+    turned = first * cos - second * sin
+    second *= cos
+    second += first * sin
+    first[...] = turned
+
+
+def causal_attention(q: _F32, keys: _F32, values: _F32) -> _F32:
+    """Attention of the last T positions over all S.
+
+    Args:
+        q: (T, N, H), turned by rope.
+        keys: (K, S, H), turned by rope; query head n reads KV head n // (N / K).
+        values: (K, S, H).
+
+    Returns:
+        (T, N * H).
+    """
+    num_tokens, num_heads, head_dim = q.shape
+    num_kv_heads, num_cached, _ = keys.shape
+    out = np.empty((num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim), np.float32)
+    scaled = (q * np.float32(head_dim**-0.5)).reshape(out.shape)
+    for start in range(0, num_tokens, _QUERY_BLOCK):
+        block = scaled[start : start + _QUERY_BLOCK].transpose(1, 2, 0, 3)  # (K, N/K, T, H)
+        seen = num_cached - num_tokens + start + block.shape[2]
+        out[start : start + _QUERY_BLOCK] = _attend(block, keys[:, :seen], values[:, :seen]).transpose(2, 0, 1, 3)
+    return out.reshape(num_tokens, num_heads * head_dim)
+
+
+def _attend(q: _F32, keys: _F32, values: _F32) -> _F32:
+    num_kv_heads, group, num_tokens, head_dim = q.shape
+    num_cached = keys.shape[1]
+    scores = q.reshape(num_kv_heads, group * num_tokens, head_dim) @ keys.transpose(0, 2, 1)
+    if num_tokens > 1:
+        hidden = np.triu(np.full((num_tokens, num_tokens), -np.inf, np.float32), 1)
+        scores.reshape(num_kv_heads, group, num_tokens, num_cached)[..., num_cached - num_tokens :] += hidden
+    scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    total = np.add.reduce(scores, axis=-1, keepdims=True)
+    mixed = scores @ values
+    mixed /= total
+    return mixed.reshape(num_kv_heads, group, num_tokens, head_dim)

@@ -1,0 +1,149 @@
+"""The model: Nemotron's forward pass in float32 NumPy."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.errors import EngineError
+from understudy.kernels.reference import causal_attention, layer_norm_1p, relu2, rope, rope_tables
+from understudy.model.config import NemotronConfig
+from understudy.model.kv_cache import KvCache
+from understudy.model.memory import MemoryFigures
+from understudy.model.weights import DenseLinear, Linear, StoredLinear, Weight
+
+__all__ = ["ForwardStep", "ReferenceBackend"]
+
+_F32 = npt.NDArray[np.float32]
+_MAX_DENSE_BYTES = 1_500_000_000
+
+
+class ForwardStep(Protocol):
+    """Work for one sequence; the engine's `Step` is one."""
+
+    @property
+    def cache(self) -> object:
+        """A cache of this backend (`ReferenceBackend.new_cache`)."""
+        ...
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """(T,) new tokens."""
+        ...
+
+    @property
+    def num_logits(self) -> int:
+        """How many of the last positions want logits."""
+        ...
+
+
+class _Norm:
+    def __init__(self, weights: Mapping[str, Weight], name: str, eps: float) -> None:
+        self.gain = weights[f"{name}.weight"].dense() + np.float32(1)
+        self.bias = weights[f"{name}.bias"].dense()
+        self.eps = eps
+
+    def __call__(self, x: _F32) -> _F32:
+        return layer_norm_1p(x, self.gain, self.bias, self.eps)
+
+
+class _Layer:
+    def __init__(self, weights: Mapping[str, Weight], index: int, eps: float, linear: type[DenseLinear | StoredLinear]):
+        name = f"model.layers.{index}"
+        self.attention_norm = _Norm(weights, f"{name}.input_layernorm", eps)
+        self.qkv: Linear = linear([weights[f"{name}.self_attn.{p}_proj.weight"] for p in "qkv"])
+        self.out: Linear = linear([weights[f"{name}.self_attn.o_proj.weight"]])
+        self.mlp_norm = _Norm(weights, f"{name}.post_attention_layernorm", eps)
+        self.up: Linear = linear([weights[f"{name}.mlp.up_proj.weight"]])
+        self.down: Linear = linear([weights[f"{name}.mlp.down_proj.weight"]])
+
+
+class ReferenceBackend:
+    """Runs a model on the CPU with NumPy; the oracle of all other backends, and fast enough for small models.
+
+    Weights are unpacked to float32 once where that takes at most 1.5 GB, and otherwise at each use.
+    """
+
+    name = "reference"
+
+    def __init__(
+        self, config: NemotronConfig, weights: Mapping[str, Weight], *, max_dense_bytes: int = _MAX_DENSE_BYTES
+    ) -> None:
+        self.config = config
+        linear = DenseLinear if config.num_parameters * 4 <= max_dense_bytes else StoredLinear
+        self._embedding = weights["model.embed_tokens.weight"]
+        self._layers = [_Layer(weights, i, config.norm_eps, linear) for i in range(config.num_hidden_layers)]
+        self._norm = _Norm(weights, "model.norm", config.norm_eps)
+        self._head: Linear = linear([self._embedding if config.tie_word_embeddings else weights["lm_head.weight"]])
+        self._cos, self._sin = rope_tables(config.max_position_embeddings, config.rotary_dim, config.rope_theta)
+
+    def new_cache(self) -> KvCache:
+        """An empty cache for one sequence."""
+        return KvCache(self.config)
+
+    def forward(self, batch: Sequence[ForwardStep]) -> list[_F32]:
+        """Run one step of every sequence.
+
+        Token-wise work is done for the whole batch at once, attention sequence by sequence.
+
+        Returns:
+            For each sequence logits of shape (num_logits, V).
+
+        Raises:
+            EngineError: a sequence would outgrow the context, a token id is not in the vocabulary, or a step is empty.
+        """
+        caches = [self._checked_cache(step) for step in batch]
+        sizes = [len(step.token_ids) for step in batch]
+        ends = np.cumsum(sizes).tolist()
+        spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        positions = np.concatenate([np.arange(c.length, c.length + t) for c, t in zip(caches, sizes, strict=True)])
+        cos, sin = self._cos[positions], self._sin[positions]
+        x = self._embedding.rows(np.concatenate([np.asarray(step.token_ids) for step in batch]))
+        for index, layer in enumerate(self._layers):
+            qkv = layer.qkv(layer.attention_norm(x))
+            mixed = [self._attention(qkv[s], cos[s], sin[s], c, index) for s, c in zip(spans, caches, strict=True)]
+            x += layer.out(mixed[0] if len(mixed) == 1 else np.concatenate(mixed))
+            x += layer.down(relu2(layer.up(layer.mlp_norm(x))))
+        for cache, size in zip(caches, sizes, strict=True):
+            cache.length += size
+        wanted = [x[end - step.num_logits : end] for end, step in zip(ends, batch, strict=True)]
+        logits = self._head(self._norm(np.concatenate(wanted)))
+        return np.split(logits, np.cumsum([step.num_logits for step in batch])[:-1])
+
+    def _attention(self, qkv: _F32, cos: _F32, sin: _F32, cache: KvCache, layer: int) -> _F32:
+        n, k, h = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim
+        start, stop = cache.length, cache.length + len(qkv)
+        heads = qkv.reshape(len(qkv), n + 2 * k, h)
+        rope(heads[:, : n + k], cos, sin)
+        keys, values = cache.keys[layer, :, :stop], cache.values[layer, :, :stop]
+        keys[:, start:] = heads[:, n : n + k].transpose(1, 0, 2)
+        values[:, start:] = heads[:, n + k :].transpose(1, 0, 2)
+        return causal_attention(heads[:, :n], keys, values)
+
+    def _checked_cache(self, step: ForwardStep) -> KvCache:
+        cache, ids = step.cache, step.token_ids
+        if not isinstance(cache, KvCache):
+            raise EngineError(f"The reference backend got a foreign cache ({type(cache).__name__}); use its new_cache().")
+        if not 1 <= len(ids) or not 0 <= step.num_logits <= len(ids):
+            raise EngineError(f"A step has {len(ids)} tokens and wants {step.num_logits} logits; expected at least one token.")
+        if min(ids) < 0 or max(ids) >= self.config.vocab_size:
+            raise EngineError(f"A token id is outside the vocabulary of {self.config.vocab_size}: {min(ids)} to {max(ids)}.")
+        if cache.length + len(ids) > self.config.max_position_embeddings:
+            raise EngineError(
+                f"A sequence of {cache.length + len(ids)} tokens does not fit the context of "
+                f"{self.config.max_position_embeddings}."
+            )
+        cache.reserve(cache.length + len(ids))
+        return cache
+
+    def memory(self) -> MemoryFigures:
+        """Bytes held now."""
+        linears = [m for layer in self._layers for m in (layer.qkv, layer.out, layer.up, layer.down)]
+        head_mapped = 0 if self.config.tie_word_embeddings else self._head.mapped_bytes
+        per_token = self.config.num_hidden_layers * self.config.num_key_value_heads * self.config.head_dim * 2 * 4
+        return MemoryFigures(
+            weight_bytes=sum(m.dense_bytes for m in linears) + self._head.dense_bytes,
+            mapped_bytes=sum(m.mapped_bytes for m in linears) + head_mapped + self._embedding.num_bytes,
+            cache_bytes_per_token=per_token,
+        )

@@ -1,0 +1,94 @@
+"""Which tokens a step sees: a pure function of (recipe, step), so that a resumed run goes on exactly."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.training.corpus import Corpus
+from understudy.training.recipe import StageRecipe
+
+__all__ = ["Batcher", "MicroBatch"]
+
+_BUCKET = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one length.
+
+    Attributes:
+        source: where they come from.
+        share: of the step's loss.
+        token_ids: (B, T + 1) int64.
+        weights: (B, T) float32, weight of predicting `token_ids[:, 1:]`; sums to the microbatch's total weight.
+    """
+
+    source: str
+    share: float
+    token_ids: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
+
+
+class Batcher:
+    """Draws the microbatches of each step; dialogues are grouped by length, so that little is padding."""
+
+    def __init__(self, corpora: Sequence[Corpus], *, seed: int, pad: int) -> None:
+        self._corpora = {c.recipe.name: c for c in corpora}
+        self._seed = seed
+        self._pad = pad
+        self._buckets = {c.recipe.name: _bucket_index(c) for c in corpora if c.dialogues is not None}
+
+    def draw(self, stage: StageRecipe, step: int) -> list[MicroBatch]:
+        """The step's microbatches, one for each source of the mixture."""
+        total = sum(stage.mixture.values())
+        batch = []
+        for number, (name, weight) in enumerate(sorted(stage.mixture.items())):
+            if weight > 0:
+                rng = np.random.default_rng((self._seed, step, number))
+                tokens = int(stage.batch_tokens * weight / total)
+                draw = self._text if self._corpora[name].stream is not None else self._dialogues
+                ids, weights = draw(self._corpora[name], stage.length, tokens, rng)
+                batch.append(MicroBatch(name, weight / total, ids, weights))
+        return batch
+
+    def _text(
+        self, corpus: Corpus, length: int, tokens: int, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        assert corpus.stream is not None
+        rows = max(1, tokens // length)
+        starts = rng.integers(0, len(corpus.stream) - length - 1, size=rows)
+        ids = np.stack([corpus.stream[s : s + length + 1] for s in starts]).astype(np.int64)
+        return ids, np.ones((rows, length), np.float32)
+
+    def _dialogues(
+        self, corpus: Corpus, length: int, tokens: int, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        assert corpus.dialogues is not None
+        dialogues, buckets = corpus.dialogues, self._buckets[corpus.recipe.name]
+        usable = {b: m for b, m in buckets.items() if b <= length} or {max(buckets): buckets[max(buckets)]}
+        sizes = np.asarray([len(m) * b for b, m in usable.items()], np.float64)
+        bucket = int(rng.choice(np.asarray(list(usable)), p=sizes / sizes.sum()))
+        members = usable[bucket]
+        rows = max(1, tokens // bucket)
+        chosen = rng.choice(members, size=rows, replace=rows > len(members))
+        ids = np.full((rows, bucket + 1), self._pad, np.int64)
+        weights = np.zeros((rows, bucket), np.float32)
+        for row, index in enumerate(chosen):
+            start, end = dialogues.offsets[index], dialogues.offsets[index + 1]
+            size = min(int(end - start), bucket + 1)
+            ids[row, :size] = dialogues.token_ids[start : start + size]
+            targets = dialogues.targets[start + 1 : start + size]
+            weights[row, : size - 1] = np.where(targets, 1.0, corpus.recipe.prompt_weight)
+        if not weights.any():
+            weights[:, 0] = 1.0
+        longest = int(np.nonzero(weights.any(0))[0][-1]) + 1
+        return ids[:, : longest + 1], weights[:, :longest]
+
+
+def _bucket_index(corpus: Corpus) -> Mapping[int, npt.NDArray[np.int64]]:
+    assert corpus.dialogues is not None
+    lengths = np.diff(corpus.dialogues.offsets)
+    rounded = -(-(lengths - 1) // _BUCKET) * _BUCKET
+    return {int(b): np.nonzero(rounded == b)[0] for b in np.unique(rounded)}

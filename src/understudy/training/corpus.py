@@ -1,0 +1,105 @@
+"""Corpora as token arrays on disk: made once, memory-mapped afterwards."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.data.dialogues import EncodedDialogues, encode_dialogues, to_conversation
+from understudy.data.lookup.generate import LookupGenerator
+from understudy.data.sources import read_dialogues, read_texts
+from understudy.prompt import render
+from understudy.tokenizer import Tokenizer
+from understudy.training.recipe import SourceRecipe
+
+__all__ = ["Corpus", "open_corpus", "source_texts"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A source, encoded.
+
+    Attributes:
+        dialogues: for dialogue and lookup sources.
+        stream: for text sources, all documents end to end, each closed by the end-of-text id.
+    """
+
+    recipe: SourceRecipe
+    stream: npt.NDArray[np.unsignedinteger[Any]] | None = None
+    dialogues: EncodedDialogues | None = None
+
+
+def open_corpus(
+    recipe: SourceRecipe, *, data: Path, cache: Path, tokenizer: Tokenizer, eos: int, report: Callable[[str], None]
+) -> Corpus:
+    """Load a source's arrays, making them first where `cache` lacks them.
+
+    Raises:
+        DataError: the corpus' files are missing or damaged.
+    """
+    key = json.dumps([dataclasses.asdict(recipe), tokenizer.definition["model"]["vocab"]], sort_keys=True, default=dict)
+    folder = cache / f"{recipe.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    names = ("stream",) if recipe.kind == "text" else ("token_ids", "targets", "offsets")
+    if not all((folder / f"{n}.npy").exists() for n in names):
+        report(f"encoding {recipe.name}")
+        if recipe.kind == "text":
+            arrays = {"stream": _encode_texts(recipe, data, tokenizer, eos)}
+        else:
+            encoded = encode_dialogues(_records(recipe, data), tokenizer)
+            arrays = {n: getattr(encoded, n) for n in names}
+        _write(folder, arrays)
+    loaded = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in names}
+    if recipe.kind == "text":
+        return Corpus(recipe, stream=loaded["stream"])
+    return Corpus(recipe, dialogues=EncodedDialogues(**loaded))
+
+
+def source_texts(recipe: SourceRecipe, data: Path) -> Iterator[str]:
+    """A source's documents as plain text, dialogues without their markers."""
+    if recipe.kind == "text":
+        for name in recipe.corpora:
+            yield from read_texts(name, data)
+    else:
+        for record in _records(recipe, data):
+            pieces = render(to_conversation(record), add_generation_prompt=False)
+            yield "".join(p.text for p in pieces if not p.is_marker)
+
+
+def _records(recipe: SourceRecipe, data: Path) -> Iterator[dict[str, Any]]:
+    if recipe.kind == "lookup":
+        yield from islice(LookupGenerator(recipe.seed, mix=dict(recipe.mix) or None), recipe.count)
+    for name in recipe.corpora:
+        yield from read_dialogues(name, data)
+
+
+def _encode_texts(
+    recipe: SourceRecipe, data: Path, tokenizer: Tokenizer, eos: int
+) -> npt.NDArray[np.unsignedinteger[Any]]:
+    parts: list[npt.NDArray[np.unsignedinteger[Any]]] = []
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    for name in recipe.corpora:
+        for batch in _groups(read_texts(name, data), 32):
+            for ids in tokenizer.encode_batch(batch):
+                parts.append(np.asarray([*ids, eos], dtype))
+    return np.concatenate(parts)
+
+
+def _groups(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def _write(folder: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        part = folder / f"{name}.part.npy"
+        np.save(part, array)
+        os.replace(part, folder / f"{name}.npy")

@@ -1,0 +1,63 @@
+"""Muon (Keller Jordan, 2024): momentum whose matrix updates are orthogonalised; about half of AdamW's tokens."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Muon"]
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for weight matrices; everything else belongs to AdamW.
+
+    Matrices of one shape are orthogonalised together. A parameter with an attribute `row_blocks` (packed QKV) is
+    orthogonalised block by block. The step of a matrix (rows, cols) is scaled by sqrt(max(1, rows / cols)), so that
+    one learning rate serves all shapes.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Update all parameters that have gradients."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                buffer = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                buffer.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(buffer, group["momentum"])  # Nesterov
+                if group["weight_decay"]:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                blocks = getattr(parameter, "row_blocks", None) or [parameter.shape[0]]
+                for target, block in zip(parameter.split(blocks), update.split(blocks), strict=True):
+                    by_shape[block.shape].append((target, block))
+            for shape, pairs in by_shape.items():
+                updates = _orthogonalise(torch.stack([block for _, block in pairs]))
+                scale = -group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for (target, _), update in zip(pairs, updates, strict=True):
+                    target.add_(update, alpha=scale)
+
+
+def _orthogonalise(matrices: Tensor) -> Tensor:
+    """Newton-Schulz iteration towards the nearest semi-orthogonal matrices; (n, rows, cols) in and out."""
+    a, b, c = _COEFFICIENTS
+    x = matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(_STEPS):
+        gram = x @ x.mT
+        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
