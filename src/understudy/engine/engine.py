@@ -5,6 +5,7 @@ import secrets
 import threading
 from collections import deque
 from types import TracebackType
+from typing import Self
 
 from understudy.engine.backend import Backend, Step
 from understudy.engine.generation import Generation
@@ -100,7 +101,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="understudy-model", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> "Engine":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -165,7 +166,7 @@ class Engine:
             # A backend may raise anything, and a thread that dies would leave all readers waiting for ever.
             try:
                 self._step()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 with self._changed:  # dropped with their caches: what these hold now, nobody knows
                     failed, self._running = self._running, []
                 for sequence in failed:
@@ -195,7 +196,7 @@ class Engine:
         num_cached = cache.length if cache is not None else 0
         try:
             cache = self.backend.new_cache() if cache is None else cache
-        except Exception as error:  # as in _run
+        except Exception as error:  # noqa: BLE001 (as in _run)
             waiting.generation.fail(self._failure(error))
             return None
         waiting.generation.count(cached=num_cached)

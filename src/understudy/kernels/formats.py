@@ -166,13 +166,13 @@ def _unpack_q4_k(blocks: _U8) -> _F32:
 def _unpack_q6_k(blocks: _U8) -> _F32:
     """128 bytes: low four bits | 64 bytes: high two bits | 16 int8 scales | d: f16; value = d * scale * (q - 32)."""
     count = len(blocks)
-    low = blocks[:, :128].reshape(count, 2, 1, 64)
-    low = np.concatenate([low & 15, low >> 4], axis=2).reshape(count, 8, 32)
-    high = blocks[:, 128:192].reshape(count, 2, 1, 32)
-    high = np.concatenate([(high >> s) & 3 for s in (0, 2, 4, 6)], axis=2).reshape(count, 8, 32)
-    levels = (low | (high << 4)).view(np.int8) - np.int8(32)
+    packed = blocks[:, :128].reshape(count, 2, 1, 64)
+    low = np.concatenate([packed & 15, packed >> 4], axis=2).reshape(count, 8, 32)
+    packed = blocks[:, 128:192].reshape(count, 2, 1, 32)
+    high = np.concatenate([(packed >> s) & 3 for s in (0, 2, 4, 6)], axis=2).reshape(count, 8, 32)
+    levels: npt.NDArray[np.int8] = (low | (high << 4)).view(np.int8) - np.int8(32)
     scales = blocks[:, 192:208].view(np.int8).astype(np.float32)
-    steps = (_half(blocks[:, 208:210]) * scales)[..., None]
+    steps: _F32 = (_half(blocks[:, 208:210]) * scales)[..., None]
     return steps * levels.reshape(count, 16, 16).astype(np.float32)
 
 

@@ -24,7 +24,8 @@ def layer_norm_1p(x: _F32, gain: _F32, bias: _F32, eps: float) -> _F32:
         eps: added to the variance.
     """
     size = np.float32(x.shape[-1])
-    centred = x - np.add.reduce(x, axis=-1, keepdims=True) / size
+    total: _F32 = np.add.reduce(x, axis=-1, keepdims=True)
+    centred = x - total / size
     variance = np.vecdot(centred, centred)[:, None] / size
     centred *= gain / np.sqrt(variance + np.float32(eps))
     centred += bias
@@ -87,13 +88,13 @@ def causal_attention(q: _F32, keys: _F32, values: _F32) -> _F32:
 def _attend(q: _F32, keys: _F32, values: _F32) -> _F32:
     num_kv_heads, group, num_tokens, head_dim = q.shape
     num_cached = keys.shape[1]
-    scores = q.reshape(num_kv_heads, group * num_tokens, head_dim) @ keys.transpose(0, 2, 1)
+    scores: _F32 = q.reshape(num_kv_heads, group * num_tokens, head_dim) @ keys.transpose(0, 2, 1)
     if num_tokens > 1:
         hidden = np.triu(np.full((num_tokens, num_tokens), -np.inf, np.float32), 1)
         scores.reshape(num_kv_heads, group, num_tokens, num_cached)[..., num_cached - num_tokens :] += hidden
     scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     total = np.add.reduce(scores, axis=-1, keepdims=True)
-    mixed = scores @ values
+    mixed: _F32 = scores @ values
     mixed /= total
     return mixed.reshape(num_kv_heads, group, num_tokens, head_dim)

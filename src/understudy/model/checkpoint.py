@@ -1,35 +1,22 @@
-"""One door to model files."""
+"""One door to model files: a GGUF file, or a Hugging Face folder."""
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from understudy.errors import ModelFileError
+from understudy.kernels.reference import add_one, subtract_one
 from understudy.model.config import NemotronConfig
+from understudy.model.gguf_keys import config_from_gguf
+from understudy.model.gguf_reader import read_gguf
+from understudy.model.gguf_tokenizer import tokenizer_from_gguf
+from understudy.model.mapped_file import read_json_object
+from understudy.model.safetensors_file import read_safetensors
+from understudy.model.tensor_names import check_tensors, expected_shapes, gguf_names
+from understudy.model.torch_file import read_torch_file
 from understudy.model.weights import Weight
 from understudy.tokenizer import Tokenizer
 
-__all__ = ["LoadedModel"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class LoadedModel:
-    """A model read from its files, weights still memory-mapped.
-
-    Attributes:
-        path: the file or folder.
-        config: the model's shape.
-        weights: tensors by Hugging Face's names. Norm weights are without the 1 that LayerNorm1P adds, whatever the file.
-        tokenizer: its tokenizer.
-        chat_template: the Jinja template that the file brings, if any.
-        metadata: what else the file says of itself.
-        file_bytes: size of all files together.
-    """
-
-    path: Path
-    config: NemotronConfig
-    weights: Mapping[str, Weight]
-    tokenizer: Tokenizer
-    chat_template: str | None
-    metadata: Mapping[str, Any]
-    file_bytes: int
+__all__ = ["LoadedModel", "load_model"]

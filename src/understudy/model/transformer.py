@@ -1,6 +1,7 @@
 """The model: Nemotron's forward pass in float32 NumPy."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -83,9 +84,7 @@ class ReferenceBackend:
         return KvCache(self.config)
 
     def forward(self, batch: Sequence[ForwardStep]) -> list[_F32]:
-        """Run one step of every sequence.
-
-        Token-wise work is done for the whole batch at once, attention sequence by sequence.
+        """Run one step of every sequence; each gets bit for bit the logits that it would get alone.
 
         Returns:
             For each sequence logits of shape (num_logits, V).
@@ -95,21 +94,21 @@ class ReferenceBackend:
         """
         caches = [self._checked_cache(step) for step in batch]
         sizes = [len(step.token_ids) for step in batch]
-        ends = np.cumsum(sizes).tolist()
-        spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        spans = _spans(sizes)
         positions = np.concatenate([np.arange(c.length, c.length + t) for c, t in zip(caches, sizes, strict=True)])
         cos, sin = self._cos[positions], self._sin[positions]
         x = self._embedding.rows(np.concatenate([np.asarray(step.token_ids) for step in batch]))
         for index, layer in enumerate(self._layers):
-            qkv = layer.qkv(layer.attention_norm(x))
+            qkv = layer.qkv(layer.attention_norm(x), spans)
             mixed = [self._attention(qkv[s], cos[s], sin[s], c, index) for s, c in zip(spans, caches, strict=True)]
-            x += layer.out(mixed[0] if len(mixed) == 1 else np.concatenate(mixed))
-            x += layer.down(relu2(layer.up(layer.mlp_norm(x))))
+            x += layer.out(mixed[0] if len(mixed) == 1 else np.concatenate(mixed), spans)
+            x += layer.down(relu2(layer.up(layer.mlp_norm(x), spans)), spans)
         for cache, size in zip(caches, sizes, strict=True):
             cache.length += size
-        wanted = [x[end - step.num_logits : end] for end, step in zip(ends, batch, strict=True)]
-        logits = self._head(self._norm(np.concatenate(wanted)))
-        return np.split(logits, np.cumsum([step.num_logits for step in batch])[:-1])
+        last = np.concatenate([x[s.stop - step.num_logits : s.stop] for s, step in zip(spans, batch, strict=True)])
+        spans = _spans([step.num_logits for step in batch])
+        logits = self._head(self._norm(last), spans)
+        return [logits[s] for s in spans]
 
     def _attention(self, qkv: _F32, cos: _F32, sin: _F32, cache: KvCache, layer: int) -> _F32:
         n, k, h = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim
@@ -147,3 +146,7 @@ class ReferenceBackend:
             mapped_bytes=sum(m.mapped_bytes for m in linears) + head_mapped + self._embedding.num_bytes,
             cache_bytes_per_token=per_token,
         )
+
+
+def _spans(sizes: Sequence[int]) -> list[slice]:
+    return [slice(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]

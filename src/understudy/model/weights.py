@@ -52,8 +52,13 @@ class Weight:
         picked = table[np.asarray(ids)]
         return dequantize(picked, self.kind, (len(picked), self.shape[1]))
 
-    def matmul(self, x: _F32) -> _F32:
-        """Multiply (T, cols) by the transposed matrix to (T, rows), unpacking at most 64 MiB at a time."""
+    def matmul(self, x: _F32, spans: Sequence[slice] = (slice(None),)) -> _F32:
+        """Multiply (T, cols) by the transposed matrix to (T, rows), unpacking at most 64 MiB at a time.
+
+        Args:
+            x: (T, cols).
+            spans: stretches of rows, all of them in order, that are multiplied each on its own (see `Linear`).
+        """
         num_rows, num_cols = self.shape
         out = np.empty((len(x), num_rows), np.float32)
         step = max(1, _SLAB_VALUES // num_cols)
@@ -61,12 +66,18 @@ class Weight:
         for start in range(0, num_rows, step):
             stop = min(start + step, num_rows)
             slab = dequantize(self.raw[start * row_bytes : stop * row_bytes], self.kind, (stop - start, num_cols))
-            np.matmul(x, slab.T, out=out[:, start:stop])
+            for span in spans:
+                np.matmul(x[span], slab.T, out=out[span, start:stop])
         return out
 
 
 class Linear(Protocol):
-    """One or several stored matrices over the same input, results side by side."""
+    """One or several stored matrices over the same input, results side by side.
+
+    A call gets the rows of all sequences and the span of each. Each span is multiplied on its own, because the rounding
+    of BLAS depends on the number of rows: so a sequence's numbers never depend on who shares its batch. For the few
+    rows of a decoding batch that is the faster way, too.
+    """
 
     @property
     def dense_bytes(self) -> int:
@@ -78,7 +89,7 @@ class Linear(Protocol):
         """Bytes used from the file at each call."""
         ...
 
-    def __call__(self, x: _F32) -> _F32:
+    def __call__(self, x: _F32, spans: Sequence[slice]) -> _F32:
         """Multiply (T, cols) to (T, rows)."""
         ...
 
@@ -91,9 +102,14 @@ class DenseLinear:
         self.dense_bytes = self.matrix.nbytes
         self.mapped_bytes = 0
 
-    def __call__(self, x: _F32) -> _F32:
+    def __call__(self, x: _F32, spans: Sequence[slice]) -> _F32:
         """Multiply (T, cols) to (T, rows)."""
-        return x @ self.matrix.T
+        if len(spans) == 1:
+            return x @ self.matrix.T
+        out = np.empty((len(x), len(self.matrix)), np.float32)
+        for span in spans:
+            np.matmul(x[span], self.matrix.T, out=out[span])
+        return out
 
 
 class StoredLinear:
@@ -104,6 +120,6 @@ class StoredLinear:
         self.dense_bytes = 0
         self.mapped_bytes = sum(w.num_bytes for w in weights)
 
-    def __call__(self, x: _F32) -> _F32:
+    def __call__(self, x: _F32, spans: Sequence[slice]) -> _F32:
         """Multiply (T, cols) to (T, rows)."""
-        return np.concatenate([w.matmul(x) for w in self.weights], axis=1)
+        return np.concatenate([w.matmul(x, spans) for w in self.weights], axis=1)

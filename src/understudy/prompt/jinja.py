@@ -24,7 +24,7 @@ import jinja2.sandbox
 from understudy.errors import PromptError
 from understudy.prompt.chat_template import NEMOTRON_CHAT_TEMPLATE
 from understudy.prompt.messages import Conversation, Message, ToolCall
-from understudy.prompt.template import Piece, call_arguments, render, tool_function, tool_line
+from understudy.prompt.template import Piece, call_arguments, call_line, render, tool_function, tool_line
 from understudy.tokenizer import Tokenizer
 
 __all__ = ["Renderer"]
@@ -80,12 +80,14 @@ class Renderer:
         self._markers = _marker_pattern(tokenizer.specials)
         self._template: jinja2.Template | None = None
         self._variables: set[str] = set()
+        self._has_calls = True
         if chat_template is None or chat_template.strip() == NEMOTRON_CHAT_TEMPLATE:
             return
         environment = _environment()
         try:
             self._variables = jinja2.meta.find_undeclared_variables(environment.parse(chat_template))
             self._template = environment.from_string(chat_template)
+            self._has_calls = "tool_calls" in chat_template
         except (jinja2.TemplateError, RecursionError) as error:
             raise PromptError(f"The model's chat template has an error: {error}. Remove or mend it.") from error
 
@@ -98,7 +100,8 @@ class Renderer:
         """Render a conversation.
 
         A template that knows no `tools`, or neither `documents` nor `contexts`, gets these as lines of the system
-        message: nothing is dropped. Pieces of a checkpoint's own template are never `is_target`.
+        message, and one that knows no `tool_calls` as lines of the assistant's: nothing is dropped. Pieces of a
+        checkpoint's own template are never `is_target`.
 
         Args:
             conversation: turns, tools and contexts.
@@ -120,19 +123,19 @@ class Renderer:
         return tuple(self._pieces(prompt, fence))
 
     def _adapt(self, conversation: Conversation) -> Conversation:
-        """Move what the template does not know into the system message."""
+        """Move what the template does not know into the messages."""
+        messages = conversation.messages if self._has_calls else tuple(map(_with_call_lines, conversation.messages))
         has_tools = "tools" in self._variables
         has_contexts = not self._variables.isdisjoint({"documents", "contexts"})
         lines = [] if has_tools else [f"<tool> {tool_line(t)} </tool>" for t in conversation.tools]
         lines += [] if has_contexts else [f"<context> {c} </context>" for c in conversation.contexts]
-        if not lines:
-            return conversation
-        first, *rest = conversation.messages
-        if first.role != "system":
-            first, rest = Message(role="system"), [first, *rest]
-        system = dataclasses.replace(first, content="\n\n".join(filter(None, (first.content, "\n".join(lines)))))
+        if lines:
+            if messages[0].role != "system":
+                messages = (Message(role="system"), *messages)
+            system = "\n\n".join(filter(None, (messages[0].content, "\n".join(lines))))
+            messages = (dataclasses.replace(messages[0], content=system), *messages[1:])
         return Conversation(
-            messages=(system, *rest),
+            messages=messages,
             tools=conversation.tools if has_tools else (),
             contexts=conversation.contexts if has_contexts else (),
         )
@@ -209,6 +212,13 @@ class _Fence:
                 "Mend the template, or remove it to use the built-in one."
             )
         return [(n % 2 == 0, part) for n, part in enumerate(parts)]
+
+
+def _with_call_lines(message: Message) -> Message:
+    """Spell a message's calls out in its text."""
+    lines = [f"<toolcall> {call_line(c)} </toolcall>" for c in message.tool_calls]
+    text = "\n".join(filter(None, (message.content, *lines)))
+    return dataclasses.replace(message, content=text, tool_calls=())
 
 
 def _message(message: Message, fence: _Fence) -> dict[str, Any]:

@@ -138,9 +138,9 @@ def _call(value: Any) -> ToolCall:
     arguments = value.get("arguments", value.get("parameters"))
     if isinstance(arguments, str):
         arguments = json.loads(arguments or "{}", strict=False, parse_constant=_refuse)
-    if not isinstance(arguments, dict | None):
-        raise ValueError("arguments are no object")
-    return ToolCall(name=value["name"], arguments=json.dumps(arguments or {}, ensure_ascii=False))
+    if arguments is None or isinstance(arguments, dict):
+        return ToolCall(name=value["name"], arguments=json.dumps(arguments or {}, ensure_ascii=False))
+    raise ValueError("arguments are no object")
 
 
 def _refuse(constant: str) -> None:

@@ -6,6 +6,7 @@ without special tokens, so that a player, a lore passage or a tool's result can 
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "visible_specials",
 ]
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 SYSTEM_MARKER = "<extra_id_0>"
 TURN_MARKER = "<extra_id_1>"
 MARKERS = (SYSTEM_MARKER, TURN_MARKER, "<tool>", "</tool>", "<context>", "</context>", "<toolcall>", "</toolcall>")
@@ -162,6 +164,9 @@ def encode_pieces(pieces: Sequence[Piece], tokenizer: Tokenizer) -> tuple[list[i
 
     Neighbouring text is joined before it is encoded, within one value of `is_target`, so that the ids between
     two markers are those of the whole string. A marker that the vocabulary lacks is encoded as text.
+
+    Raises:
+        PromptError: a text is no Unicode: it has half of a surrogate pair.
     """
     ids: list[int] = []
     targets: list[bool] = []
@@ -170,6 +175,8 @@ def encode_pieces(pieces: Sequence[Piece], tokenizer: Tokenizer) -> tuple[list[i
 
     def flush() -> None:
         nonlocal pending
+        if not pending.isascii() and _SURROGATE.search(pending):
+            raise PromptError("A text has half of a UTF-16 surrogate pair; send whole characters.")
         new = tokenizer.encode(pending) if pending else []
         ids.extend(new)
         targets.extend([pending_target] * len(new))

@@ -94,6 +94,7 @@ class Recipe:
     validation: str = "books_dev"
     evaluate_every: int = 250
     checkpoint_every: int = 500
+    probes_per_kind: int = 40
 
     def __post_init__(self) -> None:
         known = {s.name for s in self.sources}

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import math
 import os
 import time
@@ -26,6 +25,7 @@ from understudy.training.recipe import OptimizerRecipe, Recipe, StageRecipe
 __all__ = ["Progress", "Trainer"]
 
 _EVALUATION_BYTES = 120_000
+_LOSS_EVERY = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Trainer:
             for s in recipe.sources
         ]
         self._batcher = Batcher(corpora, seed=recipe.seed, pad=recipe.model.pad_token_id or 0)
-        self._probes = LookupProbes(tokenizer, seed=recipe.seed + 1_000_003)
+        self._probes = LookupProbes(tokenizer, seed=recipe.seed + 1_000_003, per_kind=recipe.probes_per_kind)
         self._validation = "\n\n".join(t[:_EVALUATION_BYTES] for t in read_texts(recipe.validation, data))
         self._bf16 = self.device.type == "cuda" or _cpu_has_fast_bf16()
 
@@ -72,6 +72,7 @@ class Trainer:
     def run(self) -> Iterator[Progress]:
         """Train from the current step to the end of the last stage."""
         total, began, first, tokens = self.recipe.total_steps, time.monotonic(), self.step, 0
+        recent: list[dict[str, float]] = []
         while self.step < total:
             stage = stage_at(self.recipe, self.step)
             batch = self._batcher.draw(stage, self.step)
@@ -80,8 +81,12 @@ class Trainer:
             tokens += sum(b.token_ids.size for b in batch)
             elapsed = time.monotonic() - began
             loss = sum(b.share * losses[b.source] for b in batch)
+            recent.append({"loss": loss, **losses})
+            if self.step % _LOSS_EVERY == 0:
+                self._append("losses.csv", {"step": self.step, "stage": stage.name, **_means(recent)})
+                recent.clear()
             if self.step % self.recipe.evaluate_every == 0 or self.step == total:
-                self._log(stage, losses)
+                self._log(stage)
             if self.step % self.recipe.checkpoint_every == 0 or self.step == total:
                 self.save()
             yield Progress(
@@ -124,18 +129,19 @@ class Trainer:
         self.model.train()
         return {"bits_per_byte": bpb, **{f"lookup_{k}": v for k, v in rates.items()}}
 
-    def _log(self, stage: StageRecipe, losses: dict[str, float]) -> None:
-        row = {"step": self.step, "stage": stage.name, "time_s": round(time.time()), **self.evaluate()}
-        row["losses"] = json.dumps({k: round(v, 4) for k, v in losses.items()})
-        path = self.output / "log.csv"
-        exists = path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if not exists:
-                writer.writeheader()
-            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
-        shown = ", ".join(f"{k} {v:.3f}" for k, v in row.items() if isinstance(v, float))
-        self._report(f"step {self.step} ({stage.name}): {shown}; {row['losses']}")
+    def _log(self, stage: StageRecipe) -> None:
+        figures = self.evaluate()
+        self._append("evaluations.csv", {"step": self.step, "stage": stage.name, **figures})
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        self._report(f"step {self.step} ({stage.name}): {shown}")
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        """Add a row to a CSV file in long form, one line a figure, so that mixtures may change between stages."""
+        with (self.output / name).open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            for figure, value in row.items():
+                if figure not in ("step", "stage"):
+                    writer.writerow([row["step"], row["stage"], figure, f"{value:.5f}"])
 
     def save(self) -> None:
         """Write the checkpoint (model, optimizers, step) atomically."""
@@ -163,6 +169,11 @@ class Trainer:
             raise DataError(f"{path} belongs to another recipe; move it away or choose another output.") from error
         self.step = int(state["step"])
         return True
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    names = {name for row in rows for name in row}
+    return {n: sum(r[n] for r in rows if n in r) / sum(n in r for r in rows) for n in sorted(names)}
 
 
 def stage_at(recipe: Recipe, step: int) -> StageRecipe:

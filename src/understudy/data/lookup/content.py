@@ -13,6 +13,36 @@ from .names import NameMaker
 from .numbers import Amounts
 from .text import Template, article
 
+__all__ = [
+    "COMMON",
+    "Ask",
+    "Entry",
+    "Fact",
+    "Group",
+    "Maker",
+    "Slots",
+    "Small",
+    "Style",
+    "Tell",
+    "Templates",
+    "entries",
+    "load_fact",
+    "load_facts",
+    "load_groups",
+    "load_small",
+    "load_styles",
+    "load_tells",
+    "local_lists",
+    "mapping",
+    "need",
+    "parse",
+    "read_json",
+    "read_object",
+    "slot_makers",
+    "slot_names",
+    "strings",
+]
+
 Maker = Callable[[], str]
 Entry = Mapping[str, object]
 Templates = tuple[Template, ...]
@@ -98,16 +128,20 @@ class Style:
 class Slots:
     """Turns slot types into makers of random values."""
 
-    def __init__(self, rng: random.Random, lists: Mapping[str, list[str]]) -> None:
+    def __init__(self, folder: Path, rng: random.Random) -> None:
         """Binds all built-in makers to one source of chance.
 
         Args:
+            folder: where wordlists.json and names.json lie.
             rng: the source of chance.
-            lists: the word lists by name.
         """
         self._rng = rng
-        self._lists = dict(lists)
-        names, amounts = NameMaker(rng), Amounts(rng)
+        words = read_object(folder / "wordlists.json")
+        self._lists = {name: strings(words, name, "wordlists.json") for name in words}
+        parts = read_object(folder / "names.json")
+        names = NameMaker(rng, parts)
+        coins = strings(parts, "coin", "names.json"), strings(parts, "long_coin", "names.json")
+        amounts = Amounts(rng, *coins)
         self.names = names
         self._made: dict[str, Maker] = {
             "person": names.person,
@@ -173,6 +207,14 @@ def read_json(path: Path) -> object:
         return cast(object, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path.name}: {error}") from error
+
+
+def read_object(path: Path) -> Entry:
+    """Reads a content file that is one object."""
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise ValueError(f"{path.name}: not an object")
+    return cast(Entry, data)
 
 
 def entries(path: Path) -> list[Entry]:
@@ -296,9 +338,7 @@ def load_groups(path: Path, slots: Slots) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _subject(
-    forms: list[str], slots: Slots, lists: Mapping[str, list[str]], where: str
-) -> Maker:
+def _subject(forms: list[str], slots: Slots, lists: Mapping[str, list[str]], where: str) -> Maker:
     """Returns a maker of subjects from forms such as "the {place} ferry"."""
     kinds = {kind for form in forms for kind in slot_names(form)}
     makers = {kind: slots.maker(kind, lists, where) for kind in kinds}
@@ -307,7 +347,7 @@ def _subject(
 
     def make() -> str:
         one = choice(templates)
-        return one.render({kind: makers[kind]() for kind in one.needs})
+        return one.render({kind: makers[kind]() for kind in sorted(one.needs)})
 
     return make
 
@@ -349,10 +389,7 @@ def load_small(path: Path) -> tuple[Small, ...]:
     out = []
     for entry in entries(path):
         where = f"{path.name}:{entry.get('id')}"
-        pair = [
-            need(parse(strings(entry, key, where), COMMON, where), where, key)
-            for key in ("questions", "answers")
-        ]
+        pair = [need(parse(strings(entry, key, where), COMMON, where), where, key) for key in ("questions", "answers")]
         out.append(Small(str(entry.get("id")), pair[0], pair[1]))
     return tuple(out)
 

@@ -16,11 +16,13 @@ from .content import (
     local_lists,
     need,
     parse,
-    read_json,
+    read_object,
     slot_names,
     strings,
 )
 from .text import Template, choose, player_line, sentence_case
+
+__all__ = ["Drill", "DrillKit", "Ledger"]
 
 _PAIR = ("k", "v")
 _SEPARATORS = ("; ", "; ", ". ", ", ", "\n", "\n", " / ", " | ")
@@ -64,10 +66,7 @@ class DrillKit:
         """
         self._rng = rng
         self._names = slots.names
-        data = read_json(folder / "drills.json")
-        if not isinstance(data, dict):
-            raise ValueError("drills.json: not an object")
-        entry = cast(Entry, data)
+        entry = read_object(folder / "drills.json")
         where = "drills.json"
         who = ("name", "role", "place")
         self._role = slots.maker("role", {}, where)
@@ -81,14 +80,10 @@ class DrillKit:
         bases = {mark.removeprefix("a_") for mark in marks}
         self._phrases = parse(phrases, bases, where)
         self._makers: dict[str, Maker] = {
-            base: self._word
-            if base.startswith("word")
-            else slots.maker(base.rstrip("0123456789"), {}, where)
+            base: self._word if base.startswith("word") else slots.maker(base.rstrip("0123456789"), {}, where)
             for base in bases
         }
-        self.ledgers = tuple(
-            _ledger(cast(Entry, one), slots) for one in cast(list[object], entry["kinds"])
-        )
+        self.ledgers = tuple(_ledger(cast(Entry, one), slots) for one in cast(list[object], entry["kinds"]))
 
     def _word(self) -> str:
         """A meaningless word."""
@@ -138,13 +133,13 @@ class DrillKit:
             drill.context.append(text)
         else:
             drill.system += ("\n" if "\n" in text else " ") + text
-        turns = min(rng.randint(2, 6), len(pairs) * 2)
-        for key, value in (rng.choice(pairs) for _ in range(turns)):
+        sides = [(pair, ask) for pair in pairs for ask in (kind.forward, kind.backward)]
+        rng.shuffle(sides)
+        for (key, value), ask in sides[: rng.randint(2, 6)]:
             if absent is not None and rng.random() < 0.1:
                 self._turn(drill, kind.forward, {"k": absent[0]}, False)
                 absent = None
             else:
-                ask = kind.forward if rng.random() < 0.6 else kind.backward
                 self._turn(drill, ask, {"k": key, "v": value}, True)
         return drill
 

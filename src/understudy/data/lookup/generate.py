@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
-from .content import Slots, entries, local_lists, read_json
+from .content import Slots, entries, local_lists
 from .drills import Drill, DrillKit
 from .scene import Content, Scene, Turn
+from .validate import validate
+
+__all__ = ["DEFAULT_MIX", "Dialogue", "LookupGenerator"]
 
 Dialogue = dict[str, object]
 
@@ -59,10 +62,7 @@ class LookupGenerator:
             raise ValueError(f"mix: unknown kinds {unknown} or no weight at all")
         self._kinds = list(weights)
         self._weights = list(weights.values())
-        words = read_json(folder / "wordlists.json")
-        if not isinstance(words, dict):
-            raise ValueError("wordlists.json: not an object")
-        slots = Slots(self._rng, cast(dict[str, list[str]], words))
+        slots = Slots(folder, self._rng)
         for name in _LISTED:
             for entry in entries(folder / name):
                 slots.learn(local_lists(entry, name))
@@ -101,6 +101,17 @@ class LookupGenerator:
                     drill = Drill(system, context, scene.turns, scene.answers)
                     return self._finish(kind, drill, tools), scene.answers
 
+    def validate(self) -> int:
+        """Renders every template of the content once.
+
+        Returns:
+            How many templates there are.
+
+        Raises:
+            ValueError: naming the file and the template that is wrong.
+        """
+        return validate(self.content, self.drills)
+
     def copy_drill(self) -> Dialogue:
         """Returns a dialogue in which the character repeats the player's words."""
         return self.annotated("copy")[0]
@@ -134,9 +145,7 @@ class LookupGenerator:
                 dialogue["turns"] = turns[: spot + 1]
                 return dialogue, value
 
-    def _finish(
-        self, kind: str, drill: Drill, tools: list[dict[str, object]] | None = None
-    ) -> Dialogue:
+    def _finish(self, kind: str, drill: Drill, tools: list[dict[str, object]] | None = None) -> Dialogue:
         self._count += 1
         label = _OF_KIND.get(kind, "rag" if drill.context else "roleplay")
         if label == "rag" and not drill.context:
@@ -195,7 +204,7 @@ class LookupGenerator:
             ]
         elif kind == "recall":
             scene.tell()
-            turns = max(turns, 3)
+            turns = max(turns, 3) - 1
             moves = [
                 (scene.tell, 0.24),
                 (scene.ask_told, 0.4),
@@ -226,3 +235,5 @@ class LookupGenerator:
                 (scene.ask_told, 0.16),
             ]
         scene.play(turns, moves)
+        if kind == "recall":
+            scene.ask_told()

@@ -9,6 +9,8 @@ from pathlib import Path
 from .content import Ask, Fact, Group, Slots, load_groups
 from .text import Env, choose, sentence_case
 
+__all__ = ["LoreKit", "Topic", "slot_value"]
+
 
 @dataclass(slots=True)
 class Topic:

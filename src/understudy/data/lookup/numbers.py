@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
-_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
-_TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth", "twentieth"]
-_COINS = ["copper", "silver", "gold", "penny", "crown", "florin", "shilling", "mark", "ducat", "groat", "farthing", "credit", "token", "bit", "dollar", "euro", "pound", "cent", "thaler", "guilder", "kreuzer", "sol", "denar", "drake", "noble", "stag", "shard", "chit", "scale", "button", "bead", "shell", "talent", "obol", "rupee", "yen", "peso", "star", "leaf", "wheel", "hammer", "moon", "sun", "grain", "chip", "point", "ember", "marble", "tally"]
-_PLURALS = {"penny": "pence", "copper": "coppers", "silver": "silver", "gold": "gold", "yen": "yen",
-            "leaf": "leaves"}  # fmt: skip
-_LONG_COINS = (
-    "copper coins", "silver coins", "gold coins", "silver pieces", "gold pieces", "copper bits",
-    "salt tokens", "glass beads", "ration chips", "station credits", "brass buttons", "iron marks",
-    "red tokens", "river shells", "guild marks", "tin pennies", "moon pennies", "sun crowns",
-)  # fmt: skip
+__all__ = ["Amounts", "number_words", "ordinal", "to_number", "whole_number"]
+
+# fmt: off
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_ORDINALS = (
+    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh",
+    "twelfth",
+)
+# fmt: on
+_PLURALS = {
+    "penny": "pence",
+    "copper": "coppers",
+    "silver": "silver",
+    "gold": "gold",
+    "yen": "yen",
+    "leaf": "leaves",
+}  # fmt: skip
+_LENGTHS = ("miles", "miles", "leagues", "steps", "metres", "kilometres", "paces", "yards")
 _UNITS = ("hour", "day", "week", "month", "year", "night", "minute", "season", "winter", "summer")
 
 
@@ -58,16 +70,23 @@ def to_number(text: str) -> int | None:
 
 
 def ordinal(value: int) -> str:
-    """Returns an ordinal in words, from 1 to 20."""
+    """Returns an ordinal in words, from 1 to 12."""
     return _ORDINALS[value - 1]
 
 
 class Amounts:
     """Random amounts; all chance comes from the given source."""
 
-    def __init__(self, rng: random.Random) -> None:
-        """Stores the source of chance."""
+    def __init__(self, rng: random.Random, coins: Sequence[str], long_coins: Sequence[str]) -> None:
+        """Stores the source of chance and the names of coins.
+
+        Args:
+            rng: the source of chance.
+            coins: coins in the singular.
+            long_coins: coins of several words in the plural.
+        """
         self._rng = rng
+        self._coins, self._long_coins = coins, long_coins
 
     def small(self) -> str:
         """A number from 2 to 12 as a word."""
@@ -98,8 +117,8 @@ class Amounts:
         size = rng.randrange(2, rng.choice((13, 21, 60, 100, 400)))
         amount = str(size) if rng.random() < 0.4 else number_words(size)
         if dice < 0.12:
-            return f"{amount} {rng.choice(_LONG_COINS)}"
-        coin = rng.choice(_COINS)
+            return f"{amount} {rng.choice(self._long_coins)}"
+        coin = rng.choice(self._coins)
         if dice < 0.18:
             return f"one {coin}" if coin not in ("silver", "gold") else f"one {coin} coin"
         if dice < 0.22:
@@ -126,9 +145,7 @@ class Amounts:
         if dice < 0.2:
             return f"the {ordinal(rng.randrange(1, 13))} bell"
         if dice < 0.32:
-            return rng.choice(
-                ("noon", "midnight", "dawn", "sunset", "dusk", "sunrise", "first light", "nightfall")
-            )
+            return rng.choice(("noon", "midnight", "dawn", "sunset", "dusk", "sunrise", "first light", "nightfall"))
         if dice < 0.5:
             return f"{hour} o'clock"
         if dice < 0.62:
@@ -163,7 +180,7 @@ class Amounts:
         rng = self._rng
         size = rng.randrange(2, 13) if rng.random() < 0.7 else rng.randrange(13, 90)
         amount = str(size) if rng.random() < 0.25 else number_words(size)
-        return f"{amount} {rng.choice(('miles', 'miles', 'leagues', 'steps', 'metres', 'kilometres', 'paces', 'yards'))}"
+        return f"{amount} {rng.choice(_LENGTHS)}"
 
     def age(self) -> str:
         """An age such as "fifty-three"."""

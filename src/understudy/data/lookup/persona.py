@@ -18,16 +18,16 @@ from .content import (
     Templates,
     load_facts,
     load_styles,
-    mapping,
     need,
     parse,
-    read_json,
+    read_object,
     strings,
 )
 from .text import Template, choose, sentence_case
 
+__all__ = ["MAX_WORDS", "Character", "PersonaKit", "Stated"]
+
 MAX_WORDS = 112
-_JOB_LEFT_OUT = 0.0
 
 
 @dataclass(slots=True)
@@ -73,10 +73,7 @@ class PersonaKit:
         self._role: Maker = slots.maker("role", {}, "prompts.json")
         self.facts = tuple(fact for fact, _ in load_facts(folder / "facts_persona.json", slots))
         self.styles = load_styles(folder / "styles.json")
-        data = read_json(folder / "prompts.json")
-        if not isinstance(data, dict):
-            raise ValueError("prompts.json: not an object")
-        shapes = cast(Entry, data)
+        shapes = read_object(folder / "prompts.json")
         self.raw = shapes
         self._openings = self._parse(shapes, "openings")
         self._orders = self._parse(shapes, "orders")
@@ -87,9 +84,9 @@ class PersonaKit:
         self._joins = strings(shapes, "card_joins", "prompts.json:card_joins")
         cards = cast(list[list[str]], shapes["cards"])
         self._cards = tuple(parse(card, COMMON, "prompts.json:cards") for card in cards)
-        self.identity = tuple(
-            _identity(cast(Entry, one)) for one in cast(list[object], shapes["identity"])
-        )
+        self.identity = tuple(_identity(cast(Entry, one)) for one in cast(list[object], shapes["identity"]))
+        self._never_unstated = frozenset(strings(shapes, "never_unstated", "prompts.json"))
+        self.place_facts = frozenset(strings(shapes, "place_facts", "prompts.json"))
         self._rivals = _related(cast(list[list[str]], shapes["related"]))
 
     @staticmethod
@@ -211,12 +208,14 @@ class PersonaKit:
 
     def unstated(self, one: Character) -> Fact | None:
         """Draws a fact that the prompt neither states nor comes close to."""
-        barred: set[str] = set()
+        barred = set(self._never_unstated)
+        if "place" in one.env:
+            barred |= self.place_facts
         for stated in one.stated:
             barred |= self._rivals.get(stated.fact.id, frozenset()) | {stated.fact.id}
         for _ in range(4):
             fact = self._names.choice(self.facts)
-            if fact.id not in barred and not ("place" in one.env and fact.id == "home_town"):
+            if fact.id not in barred:
                 return fact
         return None
 
@@ -238,6 +237,3 @@ def _related(groups: list[list[str]]) -> dict[str, frozenset[str]]:
         for fact in group:
             out[fact] = out.get(fact, frozenset()) | frozenset(group)
     return out
-
-
-__all__ = ["Character", "PersonaKit", "Stated", "mapping"]

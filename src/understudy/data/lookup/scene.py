@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .content import COMMON, Slots, Tell, load_small, load_tells, mapping, need, parse, strings
+from .content import COMMON, Slots, Tell, load_small, load_tells, mapping, need, parse, read_object, strings
 from .lore import LoreKit, Topic
 from .persona import Character, PersonaKit
 from .text import Template, capital, choose, player_line, sentence_case
-from .tooluse import Offer, Outcome, Request, Tool, ToolKit, call_arguments, result_text
+from .tooluse import Offer, Outcome, Request, Tool, ToolKit, call_arguments, leaves, result_text
+
+__all__ = ["Content", "Scene", "Told", "Turn"]
 
 Turn = dict[str, object]
 
@@ -43,6 +45,8 @@ class Content:
         self.cannot = _lines(shapes, "cannot")
         self.lore_rules = strings(shapes, "lore_rules", "prompts.json")
         self.lore_in_system = strings(shapes, "lore_in_system", "prompts.json")
+        clashes = mapping(shapes, "small_clashes", "prompts.json")
+        self.small_clashes = {key: strings(clashes, key, "prompts.json:small_clashes") for key in clashes}
         self.tool_rules = strings(shapes, "tool_rules", "prompts.json")
 
 
@@ -52,13 +56,7 @@ def _lines(shapes: Mapping[str, object], key: str) -> tuple[Template, ...]:
 
 
 def _unknown(path: Path) -> dict[str, tuple[Template, ...]]:
-    from .content import read_json
-
-    data = read_json(path)
-    if isinstance(data, list) and len(data) == 1:
-        data = data[0]
-    if not isinstance(data, dict):
-        raise ValueError(f"{path.name}: not an object")
+    data = read_object(path)
     out = {}
     for key in ("answers", "persona_answers", "answers_subject", "lead"):
         where = f"{path.name}:{key}"
@@ -103,9 +101,8 @@ class Scene:
         self._told: list[Told] = []
         self._small_used: set[str] = set()
         self._identity_used: set[str] = set()
-        self._last: Callable[[], bool] | None = None
         self._last_topic: Topic | None = None
-        self._styled = who.style is not None
+        self._stated = {one.fact.id for one in who.stated}
 
     def _user(
         self,
@@ -168,7 +165,9 @@ class Scene:
         asks = [
             one
             for one in self._c.persona.identity
-            if one.slot in self.who.env and one.slot not in self._identity_used
+            if one.slot in self.who.env
+            and one.slot not in self._identity_used
+            and not (one.slot == "place" and self._stated & self._c.persona.place_facts)
         ]
         if not asks:
             return False
@@ -203,6 +202,8 @@ class Scene:
         question = choose(rng, one.questions, self.who.env)
         answer = choose(rng, one.answers, self.who.env)
         if one.id in self._small_used or question is None or answer is None:
+            return False
+        if self._stated and not self._stated.isdisjoint(self._c.small_clashes.get(one.id, ())):
             return False
         self._small_used.add(one.id)
         self._user(question, self.who.env)
@@ -327,15 +328,14 @@ class Scene:
         self._call(offer, request, line, values)
         return True
 
-    def _call(
-        self, offer: Offer, request: Request, line: Template, values: dict[str, str]
-    ) -> None:
+    def _call(self, offer: Offer, request: Request, line: Template, values: dict[str, str]) -> None:
         rng = self._rng
         arguments = call_arguments(offer, request, values)
         call = {"name": offer.name, "arguments": arguments}
         self.turns.append({"role": "assistant", "content": "", "tool_calls": [call]})
-        first = next((str(one) for one in arguments.values() if not isinstance(one, bool)), None)
-        self.answers.append(first)
+        said = str(self.turns[-2]["content"]).lower()
+        found = leaves(arguments)
+        self.answers.append(next((leaf for leaf in found if leaf.lower() in said), found[0] if found else None))
         fails = offer.tool.fails
         outcome = rng.choice(fails if fails and rng.random() < 0.12 else offer.tool.results)
         self.turns.append({"role": "tool", "content": result_text(outcome, values)})
@@ -345,7 +345,7 @@ class Scene:
         """Says what the tool's answer means, with the values that it or the player gave."""
         seen = {slot: one for slot, one in values.items() if slot in outcome.slots | line.needs}
         env = {**self.who.env, **seen}
-        news = [slot for slot in outcome.slots if slot not in line.needs]
+        news = sorted(slot for slot in outcome.slots if slot not in line.needs)
         says = choose(self._rng, outcome.says, env, must=news[:1]) if news else None
         says = says or choose(self._rng, outcome.says, env)
         if says is None:
@@ -383,5 +383,3 @@ class Scene:
 
 
 _KEEP = ("I ", "I'")
-
-__all__ = ["Content", "Scene", "Turn", "mapping"]

@@ -6,6 +6,8 @@ import random
 import re
 from collections.abc import Collection, KeysView, Mapping
 
+__all__ = ["Env", "Template", "article", "capital", "choose", "player_line", "sentence_case", "tidy"]
+
 _MARK = re.compile(r"\{([A-Za-z0-9_]+)\}")
 _SENTENCE_START = re.compile(r"(^|[.!?] |\n)([a-z])")
 _SPACES = re.compile(r" {2,}")

@@ -26,6 +26,8 @@ from .content import (
 from .numbers import to_number, whole_number
 from .text import Template
 
+__all__ = ["Node", "Offer", "Outcome", "Request", "Tool", "ToolKit", "call_arguments", "fill", "leaves", "result_text"]
+
 Node = Template | int | float | bool | None | dict[str, "Node"] | list["Node"]
 
 
@@ -140,18 +142,38 @@ class ToolKit:
 
 def call_arguments(offer: Offer, request: Request, env: Mapping[str, str]) -> dict[str, object]:
     """Fills the arguments of a call and turns them into the types of the schema."""
-    properties = cast(dict[str, dict[str, object]], offer.tool.parameters["properties"])
+    where = f"tools.json:{offer.tool.name}"
+    properties = mapping(offer.tool.parameters, "properties", where)
     out: dict[str, object] = {}
     for param, node in request.arguments.items():
-        value = fill(node, env)
-        kind = properties.get(param, {}).get("type")
-        if isinstance(value, str) and kind in ("integer", "number"):
-            number = to_number(value)
-            if number is None:
-                raise ValueError(f"tools.json:{offer.tool.name}: {value!r} is no number")
-            value = number
-        out[offer.renamed.get(param, param)] = value
+        schema = mapping(properties, param, where)
+        out[offer.renamed.get(param, param)] = _typed(fill(node, env), schema, where)
     return out
+
+
+def _typed(value: object, schema: Entry, where: str) -> object:
+    """Turns number words into numbers where the schema asks for them."""
+    if isinstance(value, list):
+        items = mapping(schema, "items", where)
+        return [_typed(one, items, where) for one in value]
+    if isinstance(value, dict):
+        inner = mapping(schema, "properties", where)
+        return {key: _typed(one, mapping(inner, key, where), where) for key, one in value.items()}
+    if isinstance(value, str) and schema.get("type") in ("integer", "number"):
+        number = to_number(value)
+        if number is None:
+            raise ValueError(f"{where}: {value!r} is no number")
+        return number
+    return value
+
+
+def leaves(value: object) -> list[str]:
+    """Returns all texts and numbers inside a JSON value, as text."""
+    if isinstance(value, dict):
+        return [leaf for one in value.values() for leaf in leaves(one)]
+    if isinstance(value, list):
+        return [leaf for one in value for leaf in leaves(one)]
+    return [] if isinstance(value, bool) or value is None else [str(value)]
 
 
 def result_text(outcome: Outcome, env: Mapping[str, str]) -> str:
@@ -216,10 +238,7 @@ def _tool_slots(entry: Entry, slots: Slots, where: str) -> tuple[tuple[str, Make
 
 
 def _load_request(entry: Entry, known: set[str], where: str) -> Request:
-    arguments = {
-        key: _compile(value, known, where)
-        for key, value in mapping(entry, "arguments", where).items()
-    }
+    arguments = {key: _compile(value, known, where) for key, value in mapping(entry, "arguments", where).items()}
     used = frozenset().union(*(_needs(node) for node in arguments.values()))
     lines = parse(strings(entry, "requests", where), {*COMMON, *known}, where)
     return Request(need(tuple(t for t in lines if used <= t.needs), where, "requests"), arguments)
@@ -232,10 +251,7 @@ def _load_tool(entry: Entry, slots: Slots) -> Tool:
     variants = cast(list[Entry], entry.get("variants", []))
     plain = [entry] if entry.get("requests") else []
     says = parse(strings(entry, "says", where), {*COMMON, *known}, where)
-    results = [
-        (_compile(result, known, where), says)
-        for result in cast(list[object], entry.get("results", []))
-    ]
+    results = [(_compile(result, known, where), says) for result in cast(list[object], entry.get("results", []))]
     fails = [
         (_compile(fail["result"], known, where), parse(strings(fail, "says", where), known, where))
         for fail in cast(list[Entry], entry.get("fail", []))

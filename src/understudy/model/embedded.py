@@ -1,0 +1,20 @@
+"""The model inside the package: Harrow, small enough to ship with the code."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from understudy.errors import ModelFileError
+
+__all__ = ["embedded_model_path"]
+
+
+def embedded_model_path() -> Path:
+    """Path of the embedded model's GGUF file.
+
+    Raises:
+        ModelFileError: this copy of the package was built without it.
+    """
+    path = Path(str(files("understudy.model").joinpath("harrow.gguf")))
+    if not path.is_file():
+        raise ModelFileError(f"The embedded model is missing ({path}); install the package again, or name a model with --model.")
+    return path

@@ -1,0 +1,156 @@
+"""Writing GGUF: one file with weights, tokenizer, template and configuration."""
+
+import os
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.errors import ModelFileError
+from understudy.kernels.formats import StorageType, num_stored_bytes, quantize
+from understudy.model.config import NemotronConfig
+from understudy.model.gguf_keys import config_to_gguf
+from understudy.model.gguf_tokenizer_keys import tokenizer_to_gguf
+from understudy.model.tensor_names import expected_shapes, gguf_names
+from understudy.model.weights import Weight
+
+__all__ = ["write_gguf"]
+
+_ALIGNMENT = 32
+_FILE_TYPES = {"f16": (StorageType.F16, 1), "q8_0": (StorageType.Q8_0, 7)}
+
+
+def write_gguf(
+    path: Path,
+    config: NemotronConfig,
+    tensors: Mapping[str, Weight | npt.NDArray[np.floating]],
+    tokenizer_definition: Mapping[str, Any],
+    chat_template: str | None,
+    *,
+    file_type: Literal["f16", "q8_0"],
+    metadata: Mapping[str, str | int | float | bool | list[str]] | None = None,
+) -> None:
+    """Write a model to a GGUF file that Understudy, llama.cpp and its kin read.
+
+    The file appears under its name only when it is complete. Matrices are stored as `file_type` (as F16 where their rows
+    do not fill Q8_0's blocks of 32), norms as F32 with the 1 of LayerNorm1P added.
+
+    Args:
+        path: where to; a file there is replaced.
+        config: the model's shape.
+        tensors: by Hugging Face's names, norm weights without the added 1.
+        tokenizer_definition: the content of a `tokenizer.json`: byte-level BPE.
+        chat_template: Jinja template for other programs.
+        file_type: "f16" or "q8_0".
+        metadata: further keys, such as "general.name" or "general.license".
+
+    Raises:
+        ModelFileError: a tensor is missing, misshapen or not finite, the tokenizer is of another kind, or the disk
+            refuses.
+    """
+    matrix_kind, type_number = _FILE_TYPES[file_type]
+    keys: dict[str, Any] = {
+        "general.architecture": "nemotron",
+        "general.alignment": _ALIGNMENT,
+        "general.quantization_version": 2,
+        "general.file_type": type_number,
+        **config_to_gguf(config),
+        **tokenizer_to_gguf(tokenizer_definition, config),
+    }
+    if chat_template is not None:
+        keys["tokenizer.chat_template"] = chat_template
+    keys.update(metadata or {})
+    kinds = _storage_kinds(config, tensors, matrix_kind)
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be written: {error}; choose a folder that exists.") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _write(file, keys, expected_shapes(config), kinds, tensors)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise ModelFileError(f"{path} cannot be written: {error}; make room or choose another folder.") from error
+        raise
+
+
+def _storage_kinds(
+    config: NemotronConfig, tensors: Mapping[str, Weight | npt.NDArray[np.floating]], matrix_kind: StorageType
+) -> dict[str, StorageType]:
+    kinds: dict[str, StorageType] = {}
+    for name, shape in expected_shapes(config).items():
+        if name not in tensors:
+            raise ModelFileError(f"The tensor {name!r} is missing; give all tensors of the model.")
+        if tuple(tensors[name].shape) != shape:
+            raise ModelFileError(f"The tensor {name!r} has shape {tuple(tensors[name].shape)}; expected {shape}.")
+        fits = shape[-1] % matrix_kind.block_size == 0
+        kinds[name] = StorageType.F32 if len(shape) == 1 else matrix_kind if fits else StorageType.F16
+    return kinds
+
+
+def _write(
+    file: BinaryIO,
+    keys: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    kinds: Mapping[str, StorageType],
+    tensors: Mapping[str, Weight | npt.NDArray[np.floating]],
+) -> None:
+    file.write(b"GGUF" + struct.pack("<IQQ", 3, len(shapes), len(keys)))
+    for key, value in keys.items():
+        file.write(_text(key) + b"".join(_value(value)))
+    names = gguf_names(shapes)
+    offset = 0
+    for name, shape in shapes.items():
+        dims = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        file.write(_text(names[name]) + dims + struct.pack("<IQ", kinds[name], offset))
+        offset += _aligned(num_stored_bytes(kinds[name], shape))
+    file.write(bytes(_aligned(file.tell()) - file.tell()))
+    for name in shapes:
+        packed = _packed(name, tensors[name], kinds[name])
+        file.write(packed.data)
+        file.write(bytes(_aligned(packed.size) - packed.size))
+
+
+def _packed(name: str, tensor: Weight | npt.NDArray[np.floating], kind: StorageType) -> npt.NDArray[np.uint8]:
+    if isinstance(tensor, Weight) and tensor.kind is kind and kind is not StorageType.F32:
+        return np.ascontiguousarray(tensor.raw)
+    values = tensor.dense() if isinstance(tensor, Weight) else np.asarray(tensor, np.float32)
+    if name.endswith("norm.weight"):
+        values = values + np.float32(1)
+    try:
+        return quantize(values, kind)
+    except ValueError as error:
+        raise ModelFileError(f"The tensor {name!r} cannot be stored as {kind.name}: {error}.") from error
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _text(value: str) -> bytes:
+    data = value.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _value(value: Any) -> Iterator[bytes]:
+    """Type number and bytes of a metadata value: whole numbers as u32 where they fit, else i64; fractions as f32."""
+    if isinstance(value, bool):
+        yield struct.pack("<I?", 7, value)
+    elif isinstance(value, int):
+        yield struct.pack("<II", 4, value) if 0 <= value < 1 << 32 else struct.pack("<Iq", 11, value)
+    elif isinstance(value, float):
+        yield struct.pack("<If", 6, value)
+    elif isinstance(value, str):
+        yield struct.pack("<I", 8) + _text(value)
+    elif all(isinstance(item, str) for item in value):
+        yield struct.pack("<IIQ", 9, 8, len(value))
+        yield from map(_text, value)
+    else:
+        yield struct.pack("<IIQ", 9, 5, len(value)) + struct.pack(f"<{len(value)}i", *value)

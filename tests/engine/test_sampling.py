@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from understudy.engine import Sampler, SamplingParams
+from understudy.errors import EngineError, RequestError
+
+LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.05, 0.25], np.float32))
+
+
+def draw(count: int, *, prompt_ids: tuple[int, ...] = (), logits: np.ndarray = LOGITS, **params: object) -> list[int]:
+    """First tokens of so many sequences with seeds 0, 1, ..."""
+    return [
+        Sampler(SamplingParams(seed=s, **params), prompt_ids=prompt_ids).sample(logits)  # type: ignore[arg-type]
+        for s in range(count)
+    ]
+
+
+def test_greedy_takes_the_first_of_the_highest() -> None:
+    assert draw(3, temperature=0) == [1, 1, 1]
+    assert draw(1, temperature=0, logits=np.zeros(5, np.float32)) == [0]
+
+
+def test_default_draws_from_the_models_distribution() -> None:
+    shares = np.bincount(draw(4000), minlength=5) / 4000
+    np.testing.assert_allclose(shares, np.exp(LOGITS), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("params", "allowed"),
+    [
+        ({"top_k": 1}, {1}),
+        ({"top_k": 2}, {1, 4}),
+        ({"top_k": 99}, {0, 1, 2, 3, 4}),
+        ({"top_p": 0.0}, {1}),
+        ({"top_p": 0.39}, {1}),
+        ({"top_p": 0.5}, {1, 4}),
+        ({"top_p": 0.86}, {0, 1, 2, 4}),
+        ({"min_p": 0.45}, {1, 2, 4}),
+        ({"min_p": 1.0}, {1}),
+        ({"top_k": 3, "top_p": 0.7}, {1, 4}),  # top-p is taken of what top-k leaves: 0.47, 0.29, 0.24
+        ({"logit_bias": {1: -100, 4: -100}}, {0, 2, 3}),
+        ({"logit_bias": {3: 100}}, {3}),
+        ({"temperature": 0.01}, {1}),
+        ({"temperature": 1e-300}, {1}),
+    ],
+)
+def test_kept_tokens(params: dict[str, object], allowed: set[int]) -> None:
+    assert set(draw(400, **params)) == allowed
+
+
+def test_min_p_follows_temperature() -> None:
+    assert set(draw(400, temperature=2, min_p=0.6)) == {1, 2, 4}
+    assert set(draw(400, temperature=0.5, min_p=0.35)) == {1, 4}
+
+
+def test_a_banned_token_stays_banned_at_any_logit() -> None:
+    logits = np.array([0, 3e38, 0], np.float32)
+    assert draw(1, temperature=0, logits=logits, logit_bias={1: -100}) == [0]
+
+
+def test_repetition_penalty_counts_prompt_and_output() -> None:
+    sampler = Sampler(SamplingParams(temperature=0, repetition_penalty=2.0), prompt_ids=[2])
+    logits = np.array([1.0, 3.0, 5.0, -1.0], np.float32)
+    assert [sampler.sample(logits) for _ in range(3)] == [1, 2, 2]  # 3.0 beats 5.0 / 2, then 5.0 / 2 beats 3.0 / 2
+    negative = Sampler(SamplingParams(temperature=0, repetition_penalty=2.0), prompt_ids=[0])
+    assert negative.sample(np.array([-1.0, -1.5], np.float32)) == 1
+
+
+def test_frequency_and_presence_count_output_only() -> None:
+    logits = np.array([1.0, 0.0, 0.0], np.float32)
+    frequency = Sampler(SamplingParams(temperature=0, frequency_penalty=0.6), prompt_ids=[0, 0, 0])
+    assert [frequency.sample(logits) for _ in range(4)] == [0, 0, 1, 2]
+    presence = Sampler(SamplingParams(temperature=0, presence_penalty=0.6), prompt_ids=[0, 0, 0])
+    assert [presence.sample(logits) for _ in range(4)] == [0, 0, 0, 0]
+
+
+def test_same_seed_same_tokens() -> None:
+    def run(seed: int) -> list[int]:
+        sampler = Sampler(SamplingParams(seed=seed))
+        return [sampler.sample(LOGITS) for _ in range(50)]
+
+    assert run(7) == run(7) != run(8)
+    assert run(-1) == run(2**64 - 1)
+
+
+def test_the_callers_logits_are_left_alone() -> None:
+    logits = LOGITS.copy()
+    draw(1, logits=logits, top_k=2, top_p=0.5, logit_bias={0: 5}, repetition_penalty=1.5, prompt_ids=(1,))
+    np.testing.assert_array_equal(logits, LOGITS)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_logits_that_are_no_numbers(bad: float, temperature: float) -> None:
+    logits = LOGITS.copy()
+    logits[2] = bad
+    with pytest.raises(EngineError, match="not numbers"):
+        draw(1, logits=logits, temperature=temperature)
+
+
+def test_all_banned() -> None:
+    with pytest.raises(EngineError, match="No token is left"):
+        draw(1, logit_bias=dict.fromkeys(range(5), -100))
+
+
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 2.1),
+        ("temperature", float("nan")),
+        ("temperature", "hot"),
+        ("temperature", True),
+        ("top_p", 1.1),
+        ("min_p", -1),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("repetition_penalty", 0),
+        ("frequency_penalty", 3),
+        ("presence_penalty", -3),
+        ("seed", 1.0),
+        ("seed", 2**64),
+        ("logit_bias", {5: 101}),
+        ("logit_bias", {-1: 1}),
+        ("logit_bias", {"5": 1}),
+    ],
+)
+def test_ranges(param: str, value: object) -> None:
+    with pytest.raises(RequestError, match=param) as caught:
+        SamplingParams(**{param: value})  # type: ignore[arg-type]
+    assert caught.value.param == param
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    logits=st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40),
+    temperature=st.floats(0, 2),
+    top_p=st.floats(0, 1),
+    top_k=st.integers(0, 50),
+    min_p=st.floats(0, 1),
+    seed=st.integers(0, 2**64 - 1),
+)
+def test_a_token_always_comes(
+    logits: list[float], temperature: float, top_p: float, top_k: int, min_p: float, seed: int
+) -> None:
+    params = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed)
+    values = np.array(logits, np.float32)
+    token = Sampler(params).sample(values)
+    assert 0 <= token < len(logits)
+    if top_k:
+        assert values[token] >= np.sort(values)[-min(top_k, len(logits))]

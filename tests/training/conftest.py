@@ -1,0 +1,60 @@
+"""A small corpus folder and a recipe, made afresh, so that training tests need no downloads."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from understudy.model.config import NemotronConfig
+from understudy.training.recipe import OptimizerRecipe, Recipe, SourceRecipe, StageRecipe
+from understudy.training.tokenizer import recipe_tokenizer
+from understudy.tokenizer import Tokenizer
+
+STORY = "The fox ran over the hill. The hen looked up and said: good evening, fox. Nobody was hungry that day.\n\n"
+
+
+@pytest.fixture(scope="session")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpora")
+    (folder / "pretrain").mkdir()
+    stories = [{"title": f"Tale {n}", "text": STORY * (3 + n % 4)} for n in range(40)]
+    (folder / "pretrain" / "storybooks_ccby.jsonl").write_text("\n".join(map(json.dumps, stories)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Recipe:
+    return Recipe(
+        name="mini",
+        seed=3,
+        output="unused",
+        validation="storybooks",
+        evaluate_every=8,
+        checkpoint_every=4,
+        probes_per_kind=2,
+        optimizer=OptimizerRecipe(warmup_steps=2),
+        model=NemotronConfig(
+            vocab_size=512,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=256,
+        ),
+        sources=(
+            SourceRecipe(name="prose", kind="text", corpora=("storybooks",)),
+            SourceRecipe(name="lookups", kind="lookup", count=200, seed=5),
+        ),
+        stages=(
+            StageRecipe(name="one", steps=6, length=64, batch_tokens=512, mixture={"prose": 1.0}),
+            StageRecipe(name="two", steps=6, length=256, batch_tokens=1024, mixture={"prose": 0.5, "lookups": 0.5}),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer(recipe: Recipe, corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    return recipe_tokenizer(recipe, data=corpora, output=folder, report=lambda text: None)

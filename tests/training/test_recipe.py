@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from understudy.errors import ModelFileError, RecipeError
+from understudy.training.recipe import load_recipe
+
+SHIPPED = Path(__file__).parents[2] / "recipes" / "harrow.toml"
+
+
+def test_the_shipped_recipe_is_valid() -> None:
+    recipe = load_recipe(SHIPPED)
+    assert recipe.model.num_parameters < 12_500_000
+    for size in (recipe.model.hidden_size, recipe.model.intermediate_size, 4 * recipe.model.head_dim):
+        assert size % 256 == 0  # rows of whole K-quant blocks
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("seed = 7", "sede = 7"), "sede"),
+        (("hidden_size = 256", "hidden_size = 0"), "hidden_size"),
+        (('kind = "text"', 'kind = "txt"'), "kind must be"),
+        (("prose = 0.1", "prosa = 0.1"), "no source has that name"),
+        (("seed = 7", "seed = "), "not a readable TOML"),
+        (("length = 192", "length = 8"), "length >= 32"),
+    ],
+)
+def test_a_wrong_recipe_says_what_is_wrong(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    text = SHIPPED.read_text(encoding="utf-8")
+    assert change[0] in text
+    path = tmp_path / "recipe.toml"
+    path.write_text(text.replace(*change), encoding="utf-8")
+    with pytest.raises((RecipeError, ModelFileError), match=message):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no recipe at .*nothing\.toml"):
+        load_recipe(tmp_path / "nothing.toml")
