@@ -87,7 +87,8 @@ def test_after_the_stop_nothing_comes() -> None:
 
 def test_special_tokens_are_silent_unless_asked_for() -> None:
     turn, call = BYTES.special_id("<extra_id_1>"), BYTES.special_id("<toolcall>")
-    assert turn is not None and call is not None
+    assert turn is not None
+    assert call is not None
     ids = [*BYTES.encode("a"), turn, call, *BYTES.encode("{")]
     silent, loud = TextAssembler(BYTES), TextAssembler(BYTES, visible_specials={call: "<toolcall>"})
     assert "".join(map(silent.push, ids)) == "a{"

@@ -39,7 +39,8 @@ def test_longest_common_beginning(kept: list[int], asked: list[int], common: int
 def test_the_best_of_several() -> None:
     kept = store([1, 2], [5, 6, 7, 8], [1, 2, 3, 4], [5, 6])
     cache = kept.take([1, 2, 3, 4, 5])
-    assert cache is not None and cache.length == 4
+    assert cache is not None
+    assert cache.length == 4
 
 
 def test_a_cache_has_one_owner() -> None:

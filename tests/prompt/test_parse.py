@@ -34,7 +34,7 @@ def call(name: str, arguments: str = "{}") -> ToolCall:
         ("<toolcall> open the gate </toolcall>", "open the gate", ()),
         ('<toolcall> {"name": f} </toolcall> Hm.', '{"name": f}  Hm.', ()),
         ('<toolcall> {"name": "f", "arg', '{"name": "f", "arg', ()),
-        ('<toolcall> {"nam </toolcall>', '{"nam', ()),
+        ('<toolcall> {"n </toolcall>', '{"n', ()),
         ('<toolcall> {"name": 1} </toolcall>', '{"name": 1}', ()),
         ('<toolcall> {"name": ""} </toolcall>', '{"name": ""}', ()),
         ('<toolcall> {"name": "f", "arguments": [1]} </toolcall>', '{"name": "f", "arguments": [1]}', ()),

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
-from understudy.engine.sampling import SamplingParams
+from understudy.engine.sampling import SamplingParams, is_whole
 from understudy.errors import RequestError
 
 __all__ = ["Chunk", "FinishReason", "GenerationRequest", "Usage"]
@@ -39,9 +39,9 @@ class GenerationRequest:
         if not self.prompt_ids:
             raise RequestError("The prompt is empty; it needs at least one token.", param="messages")
         limit = self.max_tokens
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        if limit is not None and (not is_whole(limit) or limit < 1):
             raise RequestError(f"max_tokens must be a whole number from 1, got {limit!r}.", param="max_tokens")
-        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
+        if not _are_words(self.stop):
             raise RequestError(f"stop must be a tuple of strings that are not empty, got {self.stop!r}.", param="stop")
 
 
@@ -67,3 +67,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+
+
+def _are_words(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(s, str) and s for s in value)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,12 +56,12 @@ class SamplingParams:
         _check_number("repetition_penalty", self.repetition_penalty, 0.0, 10.0)
         if self.repetition_penalty == 0:
             raise RequestError("repetition_penalty must be above 0; 1 switches it off.", param="repetition_penalty")
-        if not _is_whole(self.top_k) or self.top_k < 0:
+        if not is_whole(self.top_k) or self.top_k < 0:
             raise RequestError(f"top_k must be a whole number from 0 (off), got {self.top_k!r}.", param="top_k")
-        if self.seed is not None and not (_is_whole(self.seed) and -_SEED_LIMIT < self.seed < _SEED_LIMIT):
+        if self.seed is not None and not (is_whole(self.seed) and -_SEED_LIMIT < self.seed < _SEED_LIMIT):
             raise RequestError(f"seed must be a whole number of at most 64 bits, got {self.seed!r}.", param="seed")
         for token_id, bias in self.logit_bias.items():
-            if not _is_whole(token_id) or token_id < 0:
+            if not is_whole(token_id) or token_id < 0:
                 raise RequestError(f"logit_bias: {token_id!r} is not a token id.", param="logit_bias")
             _check_number("logit_bias", bias, -100.0, 100.0)
 
@@ -161,11 +162,12 @@ def _keep_nucleus(probabilities: npt.NDArray[np.float64], top_p: float) -> None:
     probabilities[nucleus] = kept
 
 
-def _is_whole(value: object) -> bool:
+def is_whole(value: object) -> bool:
+    """Whether a value, of any type at run time, is a whole number; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_number(name: str, value: float, low: float, high: float) -> None:
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:  # NaN fails both comparisons
+    if not (is_number and low <= value <= high):  # NaN fails both comparisons
         raise RequestError(f"{name} must be from {low:g} to {high:g}, got {value!r}.", param=name)

@@ -83,7 +83,9 @@ class Sequence:
         if token_id in self._request.stop_token_ids:
             return self._assembler.finish(), "stop"
         text = self._assembler.push(token_id)
-        if not self._assembler.is_stopped and len(self._tokens) >= self._max_length:
+        is_full = len(self._tokens) >= self._max_length
+        if is_full:
             text += self._assembler.finish()
-            return text, "stop" if self._assembler.is_stopped else "length"
-        return text, "stop" if self._assembler.is_stopped else None
+        if self._assembler.is_stopped:
+            return text, "stop"
+        return text, "length" if is_full else None

@@ -6,7 +6,7 @@ Letters: T query tokens, S cached tokens (the T new ones included), N query head
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["causal_attention", "layer_norm_1p", "relu2", "rope", "rope_tables"]
+__all__ = ["causal_attention", "layer_norm_1p", "relu2", "rope", "rope_frequencies"]
 
 _F32 = npt.NDArray[np.float32]
 
@@ -39,11 +39,11 @@ def relu2(x: _F32) -> _F32:
     return x
 
 
-def rope_tables(num_positions: int, rotary_dim: int, theta: float) -> tuple[_F32, _F32]:
-    """Cosines and sines of `position * theta ** (-2 i / rotary_dim)`, each (num_positions, rotary_dim / 2)."""
-    frequencies = np.float32(theta) ** (-np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim))
-    angles = np.outer(np.arange(num_positions, dtype=np.float32), frequencies)
-    return np.cos(angles), np.sin(angles)
+def rope_frequencies(rotary_dim: int, theta: float) -> _F32:
+    """Radians that a position turns each pair by: `theta ** (-2 i / rotary_dim)`, (rotary_dim / 2,)."""
+    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+    frequencies: _F32 = np.float32(1) / np.float32(theta) ** exponents
+    return frequencies
 
 
 def rope(x: _F32, cos: _F32, sin: _F32) -> None:

@@ -62,7 +62,7 @@ class NemotronConfig:
             )
         if self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ModelFileError(
-                f"config: head_dim * partial_rotary_factor must give an even number of at least 2, got {self.rotary_dim}."
+                f"config: head_dim * partial_rotary_factor must give an even number from 2 up, got {self.rotary_dim}."
             )
         if not (math.isfinite(self.rope_theta) and self.rope_theta > 0):
             raise ModelFileError(f"config: rope_theta must be positive and finite, got {self.rope_theta!r}.")
@@ -96,7 +96,7 @@ class NemotronConfig:
         model_type = raw.get("model_type", "nemotron")
         if model_type != "nemotron":
             raise ModelFileError(
-                f"config.json describes a {model_type!r} model; Understudy runs 'nemotron' models (NemotronForCausalLM)."
+                f"config.json describes a {model_type!r} model; Understudy runs 'nemotron' (NemotronForCausalLM)."
             )
         activation = raw.get("hidden_act", "relu2")
         if activation not in _ACTIVATIONS:

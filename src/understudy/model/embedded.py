@@ -16,5 +16,7 @@ def embedded_model_path() -> Path:
     """
     path = Path(str(files("understudy.model").joinpath("harrow.gguf")))
     if not path.is_file():
-        raise ModelFileError(f"The embedded model is missing ({path}); install the package again, or name a model with --model.")
+        raise ModelFileError(
+            f"The embedded model is missing ({path}); install the package again, or name a model with --model."
+        )
     return path

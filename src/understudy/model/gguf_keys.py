@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from understudy.errors import ModelFileError
 from understudy.model.config import NemotronConfig
 
@@ -43,7 +45,9 @@ def config_from_gguf(metadata: Mapping[str, Any], *, vocab_size: int, is_tied: b
     """
     arch = metadata.get("general.architecture")
     if arch != _ARCH:
-        raise ModelFileError(f"The file holds a {arch!r} model; Understudy runs 'nemotron' models (NemotronForCausalLM).")
+        raise ModelFileError(
+            f"The file holds a {arch!r} model; Understudy runs 'nemotron' models (NemotronForCausalLM)."
+        )
     if metadata.get("split.count", 1) not in (0, 1):
         raise ModelFileError("The model is split over several files; join them with llama-gguf-split --merge.")
     if metadata.get(f"{_ARCH}.rope.scaling.type", "none") != "none" and (
@@ -94,12 +98,14 @@ def _float(metadata: Mapping[str, Any], name: str, *, default: float) -> float:
     value = metadata.get(f"{_ARCH}.{name}", default)
     if type(value) not in (int, float):
         raise ModelFileError(f"The metadata key {_ARCH}.{name} must be a number, got {str(value)[:80]}.")
-    # float32 in the file: the shortest decimal that gives it back is what was meant
-    return float(f"{value:.7g}")
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value)))  # the file holds float32: its shortest decimal is what was meant
 
 
 def _token(metadata: Mapping[str, Any], name: str, *, default: int) -> int:
     value = metadata.get(f"tokenizer.ggml.{name}_token_id", default)
     if type(value) is not int or value < 0:
-        raise ModelFileError(f"The metadata key tokenizer.ggml.{name}_token_id must be a token id, got {str(value)[:80]}.")
+        raise ModelFileError(
+            f"The metadata key tokenizer.ggml.{name}_token_id must be a token id, got {str(value)[:80]}."
+        )
     return value

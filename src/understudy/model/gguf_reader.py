@@ -21,11 +21,8 @@ _MAX_DIMS = 4
 _MAX_NAME_BYTES = 65535
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", _BOOL: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_FOREIGN_KINDS = {
-    **{3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 15: "Q8_K", 16: "IQ2_XXS"},
-    **{17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8"},
-    **{25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"},
-}
+_KINDS = {int(kind): kind for kind in StorageType}
+_FOREIGN_KINDS = {3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 20: "IQ4_NL", 23: "IQ4_XS"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +58,9 @@ def read_gguf(path: Path) -> GgufFile:
         metadata = _metadata(cursor, num_keys)
         tensors = _tensors(cursor, num_tensors, metadata, path)
     except _Damaged as error:
-        raise ModelFileError(f"{path} is a damaged GGUF file: {error}; it was cut off or altered, get it again.") from error
+        raise ModelFileError(
+            f"{path} is a damaged GGUF file: {error}; it was cut off or altered, get it again."
+        ) from error
     except UnicodeDecodeError as error:
         raise ModelFileError(f"{path} is a damaged GGUF file: a text is not UTF-8; get it again.") from error
     return GgufFile(metadata=metadata, tensors=tensors, num_bytes=data.size)
@@ -108,13 +107,17 @@ class _Cursor:
 
 def _header(cursor: _Cursor, path: Path) -> tuple[int, int]:
     if bytes(cursor.view[:4]) != b"GGUF":
-        raise ModelFileError(f"{path} does not begin with 'GGUF', so is no GGUF file; check the path or get the file again.")
+        raise ModelFileError(
+            f"{path} does not begin with 'GGUF', so is no GGUF file; check the path or get the file again."
+        )
     cursor.take(4)
     version = cursor.number("<I")
     if version in (2 << 24, 3 << 24):
         raise ModelFileError(f"{path} is a big-endian GGUF file; convert it with gguf-convert-endian.")
     if version not in (2, 3):
-        raise ModelFileError(f"{path} is GGUF version {version}; expected 2 or 3: convert the model again with a current tool.")
+        raise ModelFileError(
+            f"{path} is GGUF version {version}; expected 2 or 3: convert the model again with a current tool."
+        )
     return cursor.count("tensors", 24), cursor.count("metadata keys", 13)
 
 
@@ -181,9 +184,9 @@ def _tensor_info(cursor: _Cursor, path: Path) -> tuple[str, StorageType, tuple[i
     if min(dims) < 1 or math.prod(dims) >= 1 << 60:
         raise _Damaged(f"the tensor {name!r} has the impossible shape {dims}")
     code, offset = cursor.number("<I"), cursor.number("<Q")
-    if code not in StorageType:
+    if code not in _KINDS:
         raise ModelFileError(
             f"{path}: tensor {name!r} is stored as {_FOREIGN_KINDS.get(code, f'type {code}')}; Understudy reads "
             f"{', '.join(k.name for k in StorageType)}: get the model in one of these."
         )
-    return name, StorageType(code), dims[::-1], offset
+    return name, _KINDS[code], dims[::-1], offset

@@ -40,28 +40,18 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     own = metadata.get("tokenizer.huggingface.json")
     if isinstance(own, str):
         definition = parse_json_object(own.encode(), "tokenizer.huggingface.json")
-        return _checked(definition, controls)
+        return Tokenizer(definition, specials=controls)
     model = metadata.get("tokenizer.ggml.model")
     if not tokens:
         raise ModelFileError("The GGUF file has no tokenizer (tokenizer.ggml.tokens); convert the model again.")
     if model == "gpt2":
-        return _checked(_byte_level_definition(tokens, types, metadata), controls)
+        return Tokenizer(_byte_level_definition(tokens, types, metadata), specials=controls)
     if model == "llama":
-        return _checked(_sentencepiece_definition(tokens, types, metadata), controls)
+        return Tokenizer(_sentencepiece_definition(tokens, types, metadata), specials=controls)
     raise ModelFileError(
-        f"The GGUF file's tokenizer is of the kind {str(model)[:40]!r}; Understudy reads 'gpt2' (byte-level BPE) and 'llama' "
-        "(SentencePiece BPE): convert the model again with its tokenizer.json."
+        f"The GGUF file's tokenizer is of the kind {str(model)[:40]!r}; Understudy reads 'gpt2' (byte-level BPE) and "
+        "'llama' (SentencePiece BPE): convert the model again with its tokenizer.json."
     )
-
-
-def _checked(definition: dict[str, Any], controls: dict[str, int]) -> Tokenizer:
-    added = definition.get("added_tokens") or []
-    well_formed = isinstance(added, list) and all(
-        isinstance(t, dict) and isinstance(t.get("content"), str) and type(t.get("id")) is int for t in added
-    )
-    if not well_formed:
-        raise ModelFileError("The GGUF file's tokenizer has malformed added_tokens; convert the model again.")
-    return Tokenizer(definition, specials=controls)
 
 
 def _vocabulary(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
@@ -116,8 +106,8 @@ def _byte_level_definition(tokens: list[str], types: list[int], metadata: Mappin
         pre_tokenizer = {"type": "Sequence", "pretokenizers": [*splits, byte_level]}
     else:
         raise ModelFileError(
-            f"The GGUF file splits words as {str(kind)[:40]!r}; Understudy knows 'gpt-2' and 'default': convert the model "
-            "again with its tokenizer.json."
+            f"The GGUF file splits words as {str(kind)[:40]!r}; Understudy knows 'gpt-2' and 'default': convert "
+            "the model again with its tokenizer.json."
         )
     model = {"type": "BPE", "vocab": _numbered(tokens), "merges": merges, "unk_token": None}
     return _definition(tokens, types, model=model, pre_tokenizer=pre_tokenizer, decoder=byte_level)

@@ -32,7 +32,9 @@ def tokenizer_to_gguf(definition: Mapping[str, Any], config: NemotronConfig) -> 
     ids = {**model["vocab"], **{t["content"]: t["id"] for t in definition.get("added_tokens") or []}}
     for text, token_id in ids.items():
         if not 0 <= token_id < config.vocab_size:
-            raise ModelFileError(f"The tokenizer's token {text!r} has id {token_id}, but the model has {config.vocab_size}.")
+            raise ModelFileError(
+                f"The tokenizer's token {text!r} has id {token_id}, but the model has {config.vocab_size}."
+            )
         tokens[token_id] = text
         types[token_id] = TokenType.CONTROL if text in specials else TokenType.NORMAL
     for token in definition.get("added_tokens") or []:

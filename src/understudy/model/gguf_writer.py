@@ -36,8 +36,8 @@ def write_gguf(
 ) -> None:
     """Write a model to a GGUF file that Understudy, llama.cpp and its kin read.
 
-    The file appears under its name only when it is complete. Matrices are stored as `file_type` (as F16 where their rows
-    do not fill Q8_0's blocks of 32), norms as F32 with the 1 of LayerNorm1P added.
+    The file appears under its name only when it is complete. Matrices are stored as `file_type` (as F16 where their
+    rows do not fill Q8_0's blocks of 32), norms as F32 with the 1 of LayerNorm1P added.
 
     Args:
         path: where to; a file there is replaced.
@@ -66,16 +66,17 @@ def write_gguf(
     keys.update(metadata or {})
     kinds = _storage_kinds(config, tensors, matrix_kind)
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise ModelFileError(f"{path} cannot be written: {error}; choose a folder that exists.") from error
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             _write(file, keys, expected_shapes(config), kinds, tensors)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except BaseException as error:
-        os.unlink(temporary)
+        temporary.unlink()
         if isinstance(error, OSError):
             raise ModelFileError(f"{path} cannot be written: {error}; make room or choose another folder.") from error
         raise

@@ -37,8 +37,8 @@ def _split(data: npt.NDArray[np.uint8], path: Path) -> tuple[dict[str, Any], npt
     length = int.from_bytes(data[:8].tobytes(), "little")
     if length > min(_MAX_HEADER_BYTES, data.size - 8):
         raise ModelFileError(
-            f"{path}: the safetensors header claims {length} bytes in a file of {data.size}; the file is no safetensors "
-            "file or was cut off, get it again."
+            f"{path}: the safetensors header claims {length} bytes in a file of {data.size}; the file is no "
+            "safetensors file or was cut off, get it again."
         )
     return parse_json_object(data[8 : 8 + length].tobytes(), f"{path}: the safetensors header"), data[8 + length :]
 
@@ -49,20 +49,22 @@ def _tensor(name: str, entry: Any, body: npt.NDArray[np.uint8], path: Path) -> W
     kind = _KINDS.get(str(entry.get("dtype")))
     if kind is None:
         raise ModelFileError(
-            f"{path}: tensor {name!r} is stored as {entry.get('dtype')!r}; expected {', '.join(_KINDS)}: convert the model."
+            f"{path}: tensor {name!r} is stored as {entry.get('dtype')!r}; expected F32, F16 or BF16: convert it."
         )
-    shape, offsets = entry.get("shape"), entry.get("data_offsets")
-    if not _are_sizes(shape) or len(shape) > _MAX_DIMS or not _are_sizes(offsets) or len(offsets) != 2:
+    shape, offsets = _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))
+    if shape is None or len(shape) > _MAX_DIMS or offsets is None or len(offsets) != 2:
         raise ModelFileError(f"{path}: tensor {name!r} has a malformed shape or data_offsets; get the file again.")
     start, stop = offsets
     wanted = math.prod(shape) * kind.block_bytes
     if stop > body.size or stop - start != wanted:
         raise ModelFileError(
-            f"{path}: tensor {name!r} needs {wanted} bytes, but its offsets are {start} to {stop} in {body.size} bytes of "
-            "data; the file was cut off or is damaged, get it again."
+            f"{path}: tensor {name!r} needs {wanted} bytes, but its offsets are {start} to {stop} in {body.size} bytes "
+            "of data; the file was cut off or is damaged, get it again."
         )
-    return Weight(body[start:stop], kind, tuple(shape))
+    return Weight(body[start:stop], kind, shape)
 
 
-def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 62 for v in value)
+def _sizes(value: Any) -> tuple[int, ...] | None:
+    if isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 62 for v in value):
+        return tuple(value)
+    return None

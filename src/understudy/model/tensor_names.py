@@ -1,12 +1,12 @@
 """The tensors of a Nemotron model: Hugging Face's names, GGUF's names, shapes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from understudy.errors import ModelFileError
 from understudy.model.config import NemotronConfig
 from understudy.model.weights import Weight
 
-__all__ = ["check_tensors", "expected_shapes", "gguf_names"]
+__all__ = ["check_tensors", "expected_shapes", "from_gguf_names", "gguf_names"]
 
 
 def expected_shapes(config: NemotronConfig) -> dict[str, tuple[int, ...]]:
@@ -60,7 +60,25 @@ def gguf_names(names: Iterable[str]) -> dict[str, str]:
     return out
 
 
-def check_tensors(weights: dict[str, Weight], config: NemotronConfig, source: str) -> dict[str, Weight]:
+def from_gguf_names(tensors: Mapping[str, Weight]) -> dict[str, Weight]:
+    """The same tensors under Hugging Face's names; names that GGUF does not know are kept."""
+    top = {short: long for long, short in _GGUF_TOP.items()}
+    layer = {short: long for long, short in _GGUF_LAYER.items()}
+    out = {}
+    for name, weight in tensors.items():
+        stem, _, suffix = name.rpartition(".")
+        block, _, rest = stem.partition(".")
+        index, _, part = rest.partition(".")
+        if stem in top:
+            out[f"{top[stem]}.{suffix}"] = weight
+        elif block == "blk" and part in layer:
+            out[f"model.layers.{index}.{layer[part]}.{suffix}"] = weight
+        else:
+            out[name] = weight
+    return out
+
+
+def check_tensors(weights: Mapping[str, Weight], config: NemotronConfig, source: str) -> dict[str, Weight]:
     """Pick the model's tensors, each present with its shape, and nothing unknown beside them.
 
     Left out silently: `rotary_emb.inv_freq` buffers of old checkpoints, and the `lm_head.weight` copy of a model that
@@ -69,6 +87,11 @@ def check_tensors(weights: dict[str, Weight], config: NemotronConfig, source: st
     Raises:
         ModelFileError: a tensor is missing, has another shape, or belongs to no Nemotron model.
     """
+    if config.num_hidden_layers > len(weights):
+        raise ModelFileError(
+            f"{source}: {len(weights)} tensors are there, too few for {config.num_hidden_layers} layers; the file is "
+            "incomplete, get it again."
+        )
     shapes = expected_shapes(config)
     for name, shape in shapes.items():
         if name not in weights:
@@ -80,5 +103,7 @@ def check_tensors(weights: dict[str, Weight], config: NemotronConfig, source: st
             )
     for name in weights.keys() - shapes.keys():
         if not (name.endswith("rotary_emb.inv_freq") or name == "lm_head.weight"):
-            raise ModelFileError(f"{source}: tensor {name!r} belongs to no Nemotron model; expected only {len(shapes)} known ones.")
+            raise ModelFileError(
+                f"{source}: tensor {name!r} belongs to no Nemotron model; expected only {len(shapes)} known ones."
+            )
     return {name: weights[name] for name in shapes}

@@ -1,8 +1,8 @@
 """`pytorch_model.bin`: PyTorch's zip format, read without PyTorch and without running anything in it.
 
-The archive holds `NAME/data.pkl`, a pickle that describes the tensors, and `NAME/data/KEY`, their stored bytes. The pickle
-is never unpickled: `pickletools` splits it into opcodes, and `_Machine` knows the few that a state dict needs. It
-calls nothing that the file names.
+The archive holds `NAME/data.pkl`, a pickle that describes the tensors, and `NAME/data/KEY`, their stored bytes. The
+pickle is never unpickled: `pickletools` splits it into opcodes, and `_Machine` knows the few that a state dict needs.
+It calls nothing that the file names.
 """
 
 import math
@@ -87,8 +87,8 @@ def _entries(data: _U8, path: Path) -> dict[str, _U8]:
     """Bytes of each file in the archive; torch stores them all uncompressed."""
     if data[:4].tobytes() != b"PK\x03\x04":
         raise ModelFileError(
-            f"{path} is not a zip file, so not in torch's current format; load it with torch and torch.save it again, or "
-            "use model.safetensors."
+            f"{path} is not a zip file, so not in torch's current format; load it with torch and torch.save it again, "
+            "or use model.safetensors."
         )
     entries: dict[str, _U8] = {}
     try:
@@ -118,7 +118,9 @@ def _stored_bytes(data: _U8, info: zipfile.ZipInfo) -> _U8:
 
 def _read_state(pickled: _U8, path: Path) -> dict[str, Any]:
     if pickled.size > _MAX_PICKLE_BYTES:
-        raise ModelFileError(f"{path}: data.pkl has {pickled.size} bytes, too many for a list of tensors; get the file again.")
+        raise ModelFileError(
+            f"{path}: data.pkl has {pickled.size} bytes, too many for a list of tensors; get the file again."
+        )
     try:
         state = _Machine().run(pickled.tobytes())
     except _Refused as error:
@@ -129,7 +131,9 @@ def _read_state(pickled: _U8, path: Path) -> dict[str, Any]:
     except _SHAPE_ERRORS as error:
         raise ModelFileError(f"{path}: data.pkl is damaged ({error}); get the file again.") from error
     if not isinstance(state, dict):
-        raise ModelFileError(f"{path} holds a {type(state).__name__}; expected a state dict: torch.save(model.state_dict(), ...).")
+        raise ModelFileError(
+            f"{path} holds a {type(state).__name__}; expected a state dict: torch.save(model.state_dict(), ...)."
+        )
     return state
 
 

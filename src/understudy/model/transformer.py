@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import EngineError
-from understudy.kernels.reference import causal_attention, layer_norm_1p, relu2, rope, rope_tables
+from understudy.kernels.reference import causal_attention, layer_norm_1p, relu2, rope, rope_frequencies
 from understudy.model.config import NemotronConfig
 from understudy.model.kv_cache import KvCache
 from understudy.model.memory import MemoryFigures
@@ -77,7 +77,7 @@ class ReferenceBackend:
         self._layers = [_Layer(weights, i, config.norm_eps, linear) for i in range(config.num_hidden_layers)]
         self._norm = _Norm(weights, "model.norm", config.norm_eps)
         self._head: Linear = linear([self._embedding if config.tie_word_embeddings else weights["lm_head.weight"]])
-        self._cos, self._sin = rope_tables(config.max_position_embeddings, config.rotary_dim, config.rope_theta)
+        self._frequencies = rope_frequencies(config.rotary_dim, config.rope_theta)
 
     def new_cache(self) -> KvCache:
         """An empty cache for one sequence."""
@@ -96,7 +96,8 @@ class ReferenceBackend:
         sizes = [len(step.token_ids) for step in batch]
         spans = _spans(sizes)
         positions = np.concatenate([np.arange(c.length, c.length + t) for c, t in zip(caches, sizes, strict=True)])
-        cos, sin = self._cos[positions], self._sin[positions]
+        angles = np.outer(positions.astype(np.float32), self._frequencies)
+        cos, sin = np.cos(angles), np.sin(angles)
         x = self._embedding.rows(np.concatenate([np.asarray(step.token_ids) for step in batch]))
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(layer.attention_norm(x), spans)
@@ -123,11 +124,17 @@ class ReferenceBackend:
     def _checked_cache(self, step: ForwardStep) -> KvCache:
         cache, ids = step.cache, step.token_ids
         if not isinstance(cache, KvCache):
-            raise EngineError(f"The reference backend got a foreign cache ({type(cache).__name__}); use its new_cache().")
-        if not 1 <= len(ids) or not 0 <= step.num_logits <= len(ids):
-            raise EngineError(f"A step has {len(ids)} tokens and wants {step.num_logits} logits; expected at least one token.")
+            raise EngineError(
+                f"The reference backend got a foreign cache ({type(cache).__name__}); use its new_cache()."
+            )
+        if len(ids) == 0 or not 0 <= step.num_logits <= len(ids):
+            raise EngineError(
+                f"A step has {len(ids)} tokens and wants {step.num_logits} logits; expected at least one token."
+            )
         if min(ids) < 0 or max(ids) >= self.config.vocab_size:
-            raise EngineError(f"A token id is outside the vocabulary of {self.config.vocab_size}: {min(ids)} to {max(ids)}.")
+            raise EngineError(
+                f"A token id is outside the vocabulary of {self.config.vocab_size}: {min(ids)} to {max(ids)}."
+            )
         if cache.length + len(ids) > self.config.max_position_embeddings:
             raise EngineError(
                 f"A sequence of {cache.length + len(ids)} tokens does not fit the context of "

@@ -34,6 +34,8 @@ class Tokenizer:
             ModelFileError: `tokenizers` refuses the definition.
         """
         added = definition.get("added_tokens") or []
+        if not _are_added_tokens(added):
+            raise ModelFileError("The tokenizer's added_tokens must be a list of objects with 'id' and 'content'.")
         self.specials: dict[str, int] = {
             str(t["content"]): int(t["id"]) for t in added if t.get("special") or _looks_special(str(t["content"]))
         }
@@ -65,7 +67,7 @@ class Tokenizer:
             definition = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ModelFileError(f"There is no tokenizer at {path}; put the model's tokenizer.json there.") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelFileError(f"{path} is not a readable tokenizer.json: {error}.") from error
         if not isinstance(definition, dict) or "model" not in definition:
             raise ModelFileError(f"{path} is not a tokenizer.json: it has no 'model'.")
@@ -138,6 +140,12 @@ class Tokenizer:
     @property
     def _is_byte_level(self) -> bool:
         return '"ByteLevel"' in json.dumps(self.definition.get("decoder"))
+
+
+def _are_added_tokens(added: Any) -> bool:
+    return isinstance(added, list) and all(
+        isinstance(t, dict) and isinstance(t.get("content"), str) and type(t.get("id")) is int for t in added
+    )
 
 
 def _looks_special(text: str) -> bool:

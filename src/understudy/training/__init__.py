@@ -1,0 +1,1 @@
+"""The PyTorch model, its optimizer and the training loop."""

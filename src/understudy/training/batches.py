@@ -38,6 +38,11 @@ class Batcher:
         self._corpora = {c.recipe.name: c for c in corpora}
         self._seed = seed
         self._pad = pad
+        self._seen = {
+            c.recipe.name: np.unique(c.stream[: 1 << 20])
+            for c in corpora
+            if c.stream is not None and c.recipe.kind == "repeat"
+        }
         self._buckets = {c.recipe.name: _bucket_index(c) for c in corpora if c.dialogues is not None}
 
     def draw(self, stage: StageRecipe, step: int) -> list[MicroBatch]:
@@ -48,7 +53,7 @@ class Batcher:
             if weight > 0:
                 rng = np.random.default_rng((self._seed, step, number))
                 tokens = int(stage.batch_tokens * weight / total)
-                draw = self._text if self._corpora[name].stream is not None else self._dialogues
+                draw = {"text": self._text, "repeat": self._repeat}.get(self._corpora[name].recipe.kind, self._dialogues)
                 ids, weights = draw(self._corpora[name], stage.length, tokens, rng)
                 batch.append(MicroBatch(name, weight / total, ids, weights))
         return batch
@@ -61,6 +66,22 @@ class Batcher:
         starts = rng.integers(0, len(corpus.stream) - length - 1, size=rows)
         ids = np.stack([corpus.stream[s : s + length + 1] for s in starts]).astype(np.int64)
         return ids, np.ones((rows, length), np.float32)
+
+    def _repeat(
+        self, corpus: Corpus, length: int, tokens: int, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Rows whose stretch at a random place is said again after a random gap; half of them random tokens."""
+        ids, weights = self._text(corpus, length, tokens, rng)
+        weights[:] = 0.0
+        for row in range(len(ids)):
+            if row % 2:
+                ids[row] = rng.choice(self._seen[corpus.recipe.name], size=length + 1)
+            size = int(rng.integers(8, length // 2))
+            first = int(rng.integers(0, length + 1 - 2 * size))
+            second = int(rng.integers(first + size, length + 2 - size))
+            ids[row, second : second + size] = ids[row, first : first + size]
+            weights[row, second : second + size - 1] = 1.0
+        return ids, weights
 
     def _dialogues(
         self, corpus: Corpus, length: int, tokens: int, rng: np.random.Generator

@@ -28,7 +28,7 @@ class Corpus:
 
     Attributes:
         dialogues: for dialogue and lookup sources.
-        stream: for text sources, all documents end to end, each closed by the end-of-text id.
+        stream: for text and repeat sources, all documents end to end, each closed by the end-of-text id.
     """
 
     recipe: SourceRecipe
@@ -46,24 +46,24 @@ def open_corpus(
     """
     key = json.dumps([dataclasses.asdict(recipe), tokenizer.definition["model"]["vocab"]], sort_keys=True, default=dict)
     folder = cache / f"{recipe.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    names = ("stream",) if recipe.kind == "text" else ("token_ids", "targets", "offsets")
+    names = ("stream",) if recipe.kind in ("text", "repeat") else ("token_ids", "targets", "offsets")
     if not all((folder / f"{n}.npy").exists() for n in names):
         report(f"encoding {recipe.name}")
-        if recipe.kind == "text":
+        if names == ("stream",):
             arrays = {"stream": _encode_texts(recipe, data, tokenizer, eos)}
         else:
             encoded = encode_dialogues(_records(recipe, data), tokenizer)
             arrays = {n: getattr(encoded, n) for n in names}
         _write(folder, arrays)
     loaded = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in names}
-    if recipe.kind == "text":
+    if names == ("stream",):
         return Corpus(recipe, stream=loaded["stream"])
     return Corpus(recipe, dialogues=EncodedDialogues(**loaded))
 
 
 def source_texts(recipe: SourceRecipe, data: Path) -> Iterator[str]:
     """A source's documents as plain text, dialogues without their markers."""
-    if recipe.kind == "text":
+    if recipe.kind in ("text", "repeat"):
         for name in recipe.corpora:
             yield from read_texts(name, data)
     else:

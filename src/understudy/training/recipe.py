@@ -18,8 +18,9 @@ class SourceRecipe:
 
     Attributes:
         name: what the stages' mixtures call it.
-        kind: "text" and "dialogue" name a corpus of `data.sources`; "lookup" is generated.
-        corpora: names of the corpora, for text and dialogue.
+        kind: "text" and "dialogue" name a corpus of `data.sources`; "lookup" is generated; "repeat" is a random
+            stretch of tokens or of prose, said twice, with the loss on the second time: it teaches copying fastest.
+        corpora: names of the corpora; of texts for text and repeat, of dialogues for dialogue.
         count: number of generated dialogues.
         seed: of the generator.
         mix: weights of the generator's kinds; empty for its default.
@@ -27,7 +28,7 @@ class SourceRecipe:
     """
 
     name: str
-    kind: Literal["text", "dialogue", "lookup"]
+    kind: Literal["text", "dialogue", "lookup", "repeat"]
     corpora: tuple[str, ...] = ()
     count: int = 0
     seed: int = 0
@@ -35,8 +36,10 @@ class SourceRecipe:
     prompt_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("text", "dialogue", "lookup"):
-            raise RecipeError(f"source {self.name!r}: kind must be text, dialogue or lookup, got {self.kind!r}.")
+        if self.kind not in ("text", "dialogue", "lookup", "repeat"):
+            raise RecipeError(
+                f"source {self.name!r}: kind must be text, dialogue, lookup or repeat, got {self.kind!r}."
+            )
         if self.kind == "lookup" and self.count < 1:
             raise RecipeError(f"source {self.name!r}: a lookup source needs count >= 1.")
         if self.kind != "lookup" and not self.corpora:

@@ -1,0 +1,1 @@
+"""Corpora, generated look-ups, and dialogues as token arrays."""

@@ -1,0 +1,58 @@
+"""llama.cpp reads what we write, and computes what we compute."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from understudy.engine.backend import Step
+from understudy.model.checkpoint import load_model
+from understudy.model.gguf_writer import write_gguf
+from understudy.model.transformer import ReferenceBackend
+from understudy.testing import byte_tokenizer, random_tensors, tiny_config
+from understudy.tokenizer import Tokenizer
+from understudy.training.tokenizer import train_tokenizer
+
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+TEXTS = [
+    "Hello, world! It's 1999; we'll pay 42 coppers.",
+    "  two spaces,\n\nnew lines\t tab   ",
+    "na\u00efve caf\u00e9 \u4e2d\u6587 \U0001f409\U0001f409 don't DON'T I'M",
+    "a\u0308 x\u00b2 \u0663\u0664 <b>bold</b> {\"name\": \"take\"} --- ...",
+]
+
+
+@pytest.mark.parametrize("file_type", ["f16", "q8_0"])
+@pytest.mark.parametrize("tie", [False, True])
+def test_llama_cpp_computes_the_same_logits(tmp_path: Path, file_type: str, tie: bool) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    config = tiny_config(
+        tie_word_embeddings=tie, hidden_size=96, num_attention_heads=4, num_key_value_heads=2, head_dim=32, norm_eps=1e-3
+    )
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, config, random_tensors(config), byte_tokenizer().definition, None, file_type=file_type)
+    theirs = llama_cpp.Llama(str(path), n_ctx=64, logits_all=True, verbose=False, n_threads=1)
+    ids = byte_tokenizer().encode("The river remembers.")
+    theirs.eval(ids)
+    expected = np.asarray(theirs.scores[: len(ids)])
+    model = load_model(path)
+    backend = ReferenceBackend(model.config, model.weights)
+    logits = backend.forward([Step(backend.new_cache(), ids, len(ids))])[0]
+    assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.9999
+    assert np.abs(logits - expected).max() < 0.05 * expected.std()
+
+
+def test_llama_cpp_splits_text_the_same_way(tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    train_tokenizer(TEXTS * 20, tmp_path / "tokenizer.json", vocab_size=500)
+    definition = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    config = tiny_config(vocab_size=512)
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, config, random_tensors(config), definition, None, file_type="f16")
+    theirs = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    ours = Tokenizer(definition)
+    for text in [*TEXTS, *(t[::-1] for t in TEXTS)]:
+        assert theirs.tokenize(text.encode(), add_bos=False, special=False) == ours.encode(text), text
+    assert theirs.tokenize(b"<extra_id_1>User", add_bos=False, special=True)[0] == ours.special_id("<extra_id_1>")
