@@ -28,7 +28,7 @@ _MIN_LORE, _MIN_CHARACTERS, _MIN_DIALOGUES = 24, 12, 130
 _LORE_WORDS = range(35, 126)
 _MAX_LINE_WORDS = 60
 _MAX_OPENING_SHARE = 0.06
-_COMMON_OPENINGS = frozenset({"I", "The", "You", "No", "A", "It", "We", "My", "That", "I'm", "Two", "Three"})
+_COMMON_OPENINGS = frozenset({"I", "The", "You", "No", "A", "It", "We", "My", "That"})
 
 Json = dict[str, Any]
 
@@ -91,7 +91,7 @@ def count(folder: Folder) -> Counts:
 
 def check(folder: Folder) -> list[str]:
     """All problems of a folder, one sentence each."""
-    problems = [] if folder.world is None else [*_world_problems(folder)]
+    problems = [*_world_problems(folder), *_repetition_problems(folder)] if folder.world is not None else []
     seen: set[str] = set()
     for dialogue in folder.dialogues:
         where = dialogue.get("id", "a dialogue without id")
@@ -99,7 +99,7 @@ def check(folder: Folder) -> list[str]:
             problems.append(f"{where}: id used twice")
         seen.add(where)
         problems += [f"{where}: {problem}" for problem in _dialogue_problems(folder, dialogue)]
-    return [*problems, *_repetition_problems(folder)]
+    return problems
 
 
 def _world_problems(folder: Folder) -> Iterator[str]:
@@ -208,14 +208,13 @@ def _is_json(text: str) -> bool:
 
 
 def _repetition_problems(folder: Folder) -> Iterator[str]:
-    """Lines used again in a world; openings too frequent anywhere."""
+    """Lines said again, and openings too frequent."""
     lines = [line for dialogue in folder.dialogues for line in spoken(dialogue)]
-    if folder.world is not None:
-        asked = [t["content"] for d in folder.dialogues for t in d["turns"] if t["role"] == "user"]
-        for said in (lines, asked):
-            for line, times in collections.Counter(said).items():
-                if times > 2 or (times > 1 and len(line) > 40):
-                    yield f"used {times} times: {line[:60]}"
+    asked = [turn["content"] for dialogue in folder.dialogues for turn in dialogue["turns"] if turn["role"] == "user"]
+    for said in (lines, asked):
+        for line, times in collections.Counter(said).items():
+            if times > 2 or (times > 1 and len(line) > 40):
+                yield f"used {times} times: {line[:60]}"
     for word, times in collections.Counter(line.split()[0] for line in lines).items():
         if times > _MAX_OPENING_SHARE * len(lines) and word not in _COMMON_OPENINGS:
             yield f"{times} of {len(lines)} lines start with {word!r}"

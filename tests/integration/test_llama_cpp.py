@@ -20,7 +20,7 @@ TEXTS = [
     "Hello, world! It's 1999; we'll pay 42 coppers.",
     "  two spaces,\n\nnew lines\t tab   ",
     "na\u00efve caf\u00e9 \u4e2d\u6587 \U0001f409\U0001f409 don't DON'T I'M",
-    "a\u0308 x\u00b2 \u0663\u0664 <b>bold</b> {\"name\": \"take\"} --- ...",
+    'a\u0308 x\u00b2 \u0663\u0664 <b>bold</b> {"name": "take"} --- ...',
 ]
 
 
@@ -29,7 +29,12 @@ TEXTS = [
 def test_llama_cpp_computes_the_same_logits(tmp_path: Path, file_type: str, tie: bool) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
     config = tiny_config(
-        tie_word_embeddings=tie, hidden_size=96, num_attention_heads=4, num_key_value_heads=2, head_dim=32, norm_eps=1e-3
+        tie_word_embeddings=tie,
+        hidden_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=24,
+        norm_eps=1e-3,
     )
     path = tmp_path / "tiny.gguf"
     write_gguf(path, config, random_tensors(config), byte_tokenizer().definition, None, file_type=file_type)
@@ -40,8 +45,8 @@ def test_llama_cpp_computes_the_same_logits(tmp_path: Path, file_type: str, tie:
     model = load_model(path)
     backend = ReferenceBackend(model.config, model.weights)
     logits = backend.forward([Step(backend.new_cache(), ids, len(ids))])[0]
-    assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.9999
-    assert np.abs(logits - expected).max() < 0.05 * expected.std()
+    # llama.cpp rounds activations to half precision or, before Q8_0 matrices, to eight bits
+    assert np.abs(logits - expected).max() < (0.02 if file_type == "f16" else 0.2) * expected.std()
 
 
 def test_llama_cpp_splits_text_the_same_way(tmp_path: Path) -> None:

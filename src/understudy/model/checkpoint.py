@@ -79,7 +79,7 @@ def _load_gguf(path: Path) -> LoadedModel:
     table = names.get("model.embed_tokens.weight")
     try:
         config = config_from_gguf(
-            file.metadata, vocab_size=table.shape[0] if table else 0, is_tied="lm_head.weight" not in names
+            file.metadata, vocab_size=table.shape[0] if table else 0, has_output="lm_head.weight" in names
         )
         tokenizer = tokenizer_from_gguf(file.metadata)
     except ModelFileError as error:

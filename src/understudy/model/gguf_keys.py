@@ -12,6 +12,8 @@ from understudy.model.config import NemotronConfig
 __all__ = ["config_from_gguf", "config_to_gguf"]
 
 _ARCH = "nemotron"
+# llama.cpp wants an output table in every Nemotron file: a tied model's file holds the input table twice and says so.
+_IS_TIED = "understudy.tie_word_embeddings"
 
 
 def config_to_gguf(config: NemotronConfig) -> dict[str, Any]:
@@ -29,16 +31,17 @@ def config_to_gguf(config: NemotronConfig) -> dict[str, Any]:
         f"{_ARCH}.attention.layer_norm_epsilon": config.norm_eps,
         f"{_ARCH}.rope.dimension_count": config.rotary_dim,
         f"{_ARCH}.rope.freq_base": config.rope_theta,
+        _IS_TIED: config.tie_word_embeddings,
     }
 
 
-def config_from_gguf(metadata: Mapping[str, Any], *, vocab_size: int, is_tied: bool) -> NemotronConfig:
+def config_from_gguf(metadata: Mapping[str, Any], *, vocab_size: int, has_output: bool) -> NemotronConfig:
     """Read the configuration from a GGUF file's metadata.
 
     Args:
         metadata: the file's keys and values.
         vocab_size: rows of the input table, where the metadata does not say.
-        is_tied: the file has no output table of its own.
+        has_output: the file has an output table; without one, the input table serves as both.
 
     Raises:
         ModelFileError: another architecture, or a value that is missing or out of range.
@@ -72,7 +75,7 @@ def config_from_gguf(metadata: Mapping[str, Any], *, vocab_size: int, is_tied: b
         norm_eps=_float(metadata, "attention.layer_norm_epsilon", default=1e-5),
         rope_theta=_float(metadata, "rope.freq_base", default=10000.0),
         partial_rotary_factor=_share(rotary, head_dim),
-        tie_word_embeddings=is_tied,
+        tie_word_embeddings=not has_output or metadata.get(_IS_TIED) is True,
         bos_token_id=_token(metadata, "bos", default=2),
         eos_token_id=_token(metadata, "eos", default=3),
         pad_token_id=None if pad is None else _token(metadata, "padding", default=0),

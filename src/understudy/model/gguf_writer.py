@@ -1,5 +1,6 @@
 """Writing GGUF: one file with weights, tokenizer, template and configuration."""
 
+import dataclasses
 import os
 import struct
 import tempfile
@@ -64,7 +65,10 @@ def write_gguf(
     if chat_template is not None:
         keys["tokenizer.chat_template"] = chat_template
     keys.update(metadata or {})
-    kinds = _storage_kinds(config, tensors, matrix_kind)
+    if config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
+        tensors = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+    shapes = expected_shapes(dataclasses.replace(config, tie_word_embeddings=False))
+    kinds = _storage_kinds(shapes, tensors, matrix_kind)
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -72,7 +76,7 @@ def write_gguf(
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _write(file, keys, expected_shapes(config), kinds, tensors)
+            _write(file, keys, shapes, kinds, tensors)
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:
@@ -83,10 +87,12 @@ def write_gguf(
 
 
 def _storage_kinds(
-    config: NemotronConfig, tensors: Mapping[str, Weight | npt.NDArray[np.floating]], matrix_kind: StorageType
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, Weight | npt.NDArray[np.floating]],
+    matrix_kind: StorageType,
 ) -> dict[str, StorageType]:
     kinds: dict[str, StorageType] = {}
-    for name, shape in expected_shapes(config).items():
+    for name, shape in shapes.items():
         if name not in tensors:
             raise ModelFileError(f"The tensor {name!r} is missing; give all tensors of the model.")
         if tuple(tensors[name].shape) != shape:

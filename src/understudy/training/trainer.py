@@ -164,7 +164,10 @@ class Trainer:
         try:
             self.model.load_state_dict(state["model"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
                 optimizer.load_state_dict(saved)
+                for group, own in zip(optimizer.param_groups, groups, strict=True):
+                    group.update(own)  # the recipe's rates, which may have changed, not the checkpoint's
         except (RuntimeError, KeyError, ValueError) as error:
             raise DataError(f"{path} belongs to another recipe; move it away or choose another output.") from error
         self.step = int(state["step"])

@@ -1,0 +1,109 @@
+"""`understudy doctor`: what runs where, and why."""
+
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["doctor"]
+
+_PACKAGES = ("numpy", "tokenizers", "jinja2", "fastapi", "uvicorn", "torch")
+_MIB = 1 << 20
+
+
+def doctor(
+    model: Annotated[Path | None, typer.Option(help="GGUF file or Hugging Face folder; default: Harrow.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what runs where and why: model, backend, memory, speed, versions."""
+    found = _examine(model)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(found, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for section, rows in found.items():
+        table.add_row(f"[bold]{section}[/bold]", "")
+        for name, value in rows.items():
+            table.add_row(f"  {name.replace('_', ' ')}", str(value))
+    Console(highlight=False).print(table)
+
+
+def _examine(path: Path | None) -> dict[str, dict[str, Any]]:
+    from understudy import __version__
+    from understudy.npc.model import Model
+
+    began = time.perf_counter()
+    with Model.load(path) as model:
+        load_s = time.perf_counter() - began
+        speed = _measure(model)
+        config, memory = model.files.config, model.backend.memory()
+        context = config.max_position_embeddings
+        return {
+            "model": {
+                "file": str(model.files.path),
+                "shape": f"nemotron, {config.num_hidden_layers} layers, {config.hidden_size} wide, "
+                f"{config.vocab_size} tokens",
+                "parameters": f"{config.num_parameters / 1e6:.1f} M",
+                "context": f"{context} tokens",
+                "chat_template": "its own" if model.files.chat_template else "built in",
+            },
+            "backend": {
+                "chosen": model.backend.name,
+                "why": "the only one in this edition: NumPy on the CPU, works everywhere; the native one is to come",
+                "load": f"{load_s:.2f} s",
+                **speed,
+            },
+            "memory": {
+                "weights": f"{memory.weight_bytes / _MIB:.0f} MiB",
+                "memory_mapped": f"{memory.mapped_bytes / _MIB:.0f} MiB",
+                "KV cache": f"{memory.cache_bytes_per_token / 1024:.1f} KiB a token, "
+                f"{memory.cache_bytes_per_token * context / _MIB:.0f} MiB at {context} tokens",
+            },
+            "machine": {
+                "system": f"{platform.system()} {platform.machine()}",
+                "cores": os.cpu_count(),
+                "python": sys.version.split()[0],
+            },
+            "versions": {"understudy": __version__, **{name: _version(name) for name in _PACKAGES}},
+        }
+
+
+def _measure(model: Any) -> dict[str, str]:
+    from understudy.engine import SamplingParams
+    from understudy.prompt import Conversation, Message
+
+    talk = Conversation(
+        messages=(
+            Message(role="system", content="You are an innkeeper. " + "You keep a warm house and a good table. " * 12),
+            Message(role="user", content="Good evening!"),
+        )
+    )
+    began = time.perf_counter()
+    generation = model.generate(talk, sampling=SamplingParams(temperature=1.0, seed=0), max_tokens=32)
+    first = 0.0
+    for _ in generation:
+        first = first or time.perf_counter() - began
+    total = time.perf_counter() - began
+    usage = generation.usage
+    rate = (usage.completion_tokens - 1) / (total - first) if total > first and usage.completion_tokens > 1 else 0.0
+    return {
+        "first_token": f"{first * 1000:.0f} ms after a prompt of {usage.prompt_tokens} tokens",
+        "decode": f"{rate:.0f} tokens/s",
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed (only needed to train)" if name == "torch" else "not installed"

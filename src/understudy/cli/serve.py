@@ -1,0 +1,31 @@
+"""`understudy serve`: the OpenAI-compatible endpoint."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["serve"]
+
+
+def serve(
+    model: Annotated[Path | None, typer.Option(help="GGUF file or Hugging Face folder; default: Harrow.")] = None,
+    name: Annotated[str | None, typer.Option(help="Model name that clients ask for.")] = None,
+    host: Annotated[str, typer.Option(help="Address; another than loopback needs UNDERSTUDY_API_KEY.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+) -> None:
+    """Serve the model over HTTP as OpenAI's API; clients' key: UNDERSTUDY_API_KEY."""
+    from understudy.server import create_app, load_served_model, run_server
+
+    key = os.environ.get("UNDERSTUDY_API_KEY") or None
+    served = load_served_model(model, name=name)
+    try:
+        run_server(
+            create_app(served, api_key=key),
+            host,
+            port,
+            ready=lambda url: typer.echo(f"{served.name} answers at {url}/v1 ({'key asked' if key else 'no key'})"),
+        )
+    finally:
+        served.engine.close()

@@ -1,0 +1,111 @@
+"""A loaded model that speaks: files, backend, engine and template behind one object."""
+
+import dataclasses
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from understudy.engine import Backend, Engine, Generation, GenerationRequest, SamplingParams
+from understudy.model.checkpoint import LoadedModel, load_model
+from understudy.model.embedded import embedded_model_path
+from understudy.model.transformer import ReferenceBackend
+from understudy.prompt import (
+    Conversation,
+    Renderer,
+    encode_pieces,
+    stop_token_ids,
+    visible_specials,
+)
+
+__all__ = ["Model"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """A model ready to talk; close it, or use it in a `with`, to end its thread.
+
+    Attributes:
+        files: what was loaded.
+        backend: what computes it.
+        engine: what schedules requests on it.
+        renderer: its prompt template.
+        is_embedded: it is the one inside the package.
+    """
+
+    files: LoadedModel
+    backend: Backend
+    engine: Engine
+    renderer: Renderer
+    is_embedded: bool = False
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Self:
+        """Load a GGUF file, a Hugging Face folder, or (None) the embedded model.
+
+        Raises:
+            ModelFileError: the file is missing, damaged or foreign.
+        """
+        files = load_model(path or embedded_model_path())
+        backend = ReferenceBackend(files.config, files.weights)
+        return cls(
+            files=files,
+            backend=backend,
+            engine=Engine(backend, files.tokenizer),
+            renderer=Renderer(
+                files.tokenizer,
+                chat_template=files.chat_template,
+                bos_token_id=files.config.bos_token_id,
+                eos_token_id=files.config.eos_token_id,
+            ),
+            is_embedded=path is None,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the engine's thread; what is being generated fails."""
+        self.engine.close()
+
+    @property
+    def default_sampling(self) -> SamplingParams:
+        """What suits the model where nobody says otherwise: a small one is drawn closer to its best token."""
+        return SamplingParams(temperature=0.3 if self.is_embedded else 0.7, top_p=0.9, repetition_penalty=1.05)
+
+    def encode(self, conversation: Conversation) -> list[int]:
+        """Token ids of the prompt, up to where the model's answer begins."""
+        return encode_pieces(self.renderer.render(conversation), self.files.tokenizer)[0]
+
+    def count(self, conversation: Conversation) -> int:
+        """Length of the prompt, in tokens."""
+        return len(self.encode(conversation))
+
+    def generate(
+        self,
+        conversation: Conversation,
+        *,
+        sampling: SamplingParams | None = None,
+        max_tokens: int | None = None,
+        stop: tuple[str, ...] = (),
+    ) -> Generation:
+        """Start an answer.
+
+        Raises:
+            ContextLengthError: the prompt is longer than the model's context.
+            RequestError: a value is out of range.
+        """
+        tokenizer = self.files.tokenizer
+        request = GenerationRequest(
+            prompt_ids=tuple(self.encode(conversation)),
+            sampling=sampling or self.default_sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            stop_token_ids=stop_token_ids(tokenizer, self.files.config.eos_token_id),
+            visible_specials=visible_specials(tokenizer),
+        )
+        return self.engine.submit(request)
