@@ -35,7 +35,7 @@ bench: $(VENV)/.runtime ## measure load time, first token, tokens a second, memo
 	@$(PY) -m benchmarks.first_token $(ARGS)
 
 docs: $(VENV)/.dev ## write docs/cli.md from the commands themselves
-	$(VENV)/bin/typer understudy.cli utils docs --name understudy --output docs/cli.md
+	$(VENV)/bin/typer understudy.cli.app utils docs --name understudy --output docs/cli.md
 
 clean: ## remove the environment, caches and build output
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

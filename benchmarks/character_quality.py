@@ -3,7 +3,8 @@
 Run: python benchmarks/character_quality.py [MODEL.gguf] [--markdown]
 
 The lines were written before the model was trained. Each is asked in a fresh conversation with the default sampling
-of `understudy chat` (seed 1). Judging is done apart from this script, by readers who are not told what made the answers.
+of `understudy chat` (seed 1). Judging is done apart from this script, by readers who
+are not told what made the answers.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ def conversation(item: dict[str, object]) -> Conversation:
     if system is None:
         world = default_world()
         session = Session(find_card(str(item["character"]), world), world=world)
-        talk = session.conversation("Hello.", max_prompt_tokens=100_000, count=lambda c: 0)
+        talk = session.conversation("Hello.", max_prompt_tokens=100_000, count=lambda _: 0)
         system = talk.messages[0].content
     messages = (Message(role="system", content=str(system)), Message(role="user", content=str(item["line"])))
     return Conversation(messages=messages, contexts=tuple(item["context"]))  # type: ignore[arg-type]

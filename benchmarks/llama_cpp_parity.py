@@ -124,7 +124,8 @@ def quantize(source: Path, target: Path, file_type: int) -> None:
 def main() -> None:
     """Print one line a file."""
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else embedded_model_path()
-    print(f"llama-cpp-python {llama_cpp.__version__}, {len(SYSTEMS) * len(LINES)} prompts, {NUM_TOKENS} greedy tokens each")
+    num_prompts = len(SYSTEMS) * len(LINES)
+    print(f"llama-cpp-python {llama_cpp.__version__}, {num_prompts} prompts, {NUM_TOKENS} greedy tokens each")
     with tempfile.TemporaryDirectory() as folder:
         files = {"as shipped": source}
         for name, number in QUANTIZATIONS.items():

@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -14,7 +13,7 @@ hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let tests connect to this machine only."""
     connect = socket.socket.connect
 
@@ -24,4 +23,3 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
-    yield

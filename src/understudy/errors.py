@@ -10,6 +10,7 @@ __all__ = [
     "RecipeError",
     "RequestError",
     "SaveError",
+    "ServeError",
     "UnderstudyError",
 ]
 
@@ -28,6 +29,10 @@ class CardError(UnderstudyError):
 
 class SaveError(UnderstudyError):
     """A saved conversation cannot be read or written."""
+
+
+class ServeError(UnderstudyError):
+    """The server cannot listen where it was told to."""
 
 
 class DataError(UnderstudyError):

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from understudy.cli import app
+from understudy.cli.app import app
 
 MAX_OPTIONS = 10
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from understudy.cli import app
+from understudy.cli.app import app
 from understudy.data.sources import DIALOGUE_SOURCES, TEXT_SOURCES
 
 MAX_README_LINES = 120
@@ -57,11 +57,12 @@ def test_verbs_and_options_exist(texts: dict[Path, str]) -> None:
 
 
 def test_links_lead_somewhere(root: Path, texts: dict[Path, str]) -> None:
-    broken = []
-    for name, text in documents(texts).items():
-        for link in re.findall(r"\]\(([^)#\s]+)", text):
-            if "://" not in link and not (root / name.parent / link).exists():
-                broken.append(f"{name}: {link}")
+    broken = [
+        f"{name}: {link}"
+        for name, text in documents(texts).items()
+        for link in re.findall(r"\]\(([^)#\s]+)", text)
+        if "://" not in link and not (root / name.parent / link).exists()
+    ]
     assert broken == []
 
 

@@ -4,7 +4,8 @@ import ast
 import re
 from pathlib import Path
 
-EMPTY_WORDS = {"common", "helper", "helpers", "manager", "misc", "util", "utils"}
+EMPTY_WORDS = {"helper", "helpers", "manager", "misc", "util", "utils"}
+EMPTY_MODULES = {"common", "utilities"}
 
 
 def words(name: str) -> list[str]:
@@ -12,13 +13,12 @@ def words(name: str) -> list[str]:
 
 
 def test_no_empty_words(sources: dict[Path, ast.Module]) -> None:
-    bad = []
+    bad = [str(path) for path in sources if EMPTY_MODULES & {*path.parts, path.stem} or path.stem.startswith("base")]
     for path, tree in sources.items():
-        names = [part.removesuffix(".py") for part in path.parts]
-        names += [
-            n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        ]
-        bad += [f"{path}: {n}" for n in names if EMPTY_WORDS & set(words(n)) or words(n)[:1] == ["base"]]
+        nodes = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+        names = [part.removesuffix(".py") for part in path.parts] + [node.name for node in nodes]
+        bad += [f"{path}: {name}" for name in names if EMPTY_WORDS & set(words(name))]
+        bad += [f"{path}: {n.name}" for n in nodes if isinstance(n, ast.ClassDef) and words(n.name)[0] == "base"]
     assert bad == []
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from understudy.model.config import NemotronConfig
+from understudy.tokenizer import Tokenizer
 from understudy.training.recipe import OptimizerRecipe, Recipe, SourceRecipe, StageRecipe
 from understudy.training.tokenizer import recipe_tokenizer
-from understudy.tokenizer import Tokenizer
 
 STORY = "The fox ran over the hill. The hen looked up and said: good evening, fox. Nobody was hungry that day.\n\n"
 

@@ -3,7 +3,6 @@
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from understudy import __version__
@@ -29,7 +28,7 @@ app.command()(train)
 
 
 @app.callback(invoke_without_command=True)
-def options(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
     """Game characters on a small language model: talk, serve, train."""
     if version:
         typer.echo(f"understudy {__version__}")
@@ -39,21 +38,14 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends with one sentence and exit code 2."""
     try:
-        code = app(args=arguments, prog_name="understudy", standalone_mode=False)
-    except click.ClickException as error:
-        _complain(error.format_message(), hint="understudy --help lists what there is.")
-        code = 2
+        app(args=arguments, prog_name="understudy")
     except UnderstudyError as error:
         _complain(str(error))
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
-        code = 130
+        sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()
-        code = 0
-    sys.exit(code)
 
 
-def _complain(message: str, *, hint: str = "") -> None:
+def _complain(message: str) -> None:
     text = " ".join(message.split())
-    typer.echo(f"understudy: {text if text.endswith(('.', '?')) else text + '.'} {hint}".rstrip(), err=True)
+    typer.echo(f"understudy: {text if text.endswith(('.', '?')) else text + '.'}", err=True)

@@ -1,8 +1,10 @@
 """`understudy chat`: talk with a character."""
 
 import dataclasses
+import io
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +15,7 @@ from understudy.errors import ContextLengthError, RequestError, UnderstudyError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from understudy.engine import SamplingParams
+    from understudy.engine import Generation, SamplingParams
     from understudy.npc.model import Model
     from understudy.npc.session import Session
 
@@ -38,6 +40,9 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 120,
 ) -> None:
     """Talk with a character."""
+    for stream in (sys.stdin, sys.stdout):  # a foreign character shows as "?", it does not end the conversation
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     from understudy.npc.card import find_card
     from understudy.npc.model import Model
     from understudy.npc.session import Session
@@ -77,16 +82,18 @@ class _Talk:
         """The answer, once it is complete; committed to the session."""
         return "".join(self.answer(line))
 
-    def answer(self, line: str) -> Iterator[str]:
-        """The answer as it comes."""
-        from understudy.prompt import AnswerParser
-
+    def answer(self, line: str) -> Generator[str]:
+        """The answer as it comes; what is wrong with the line is raised at once."""
         limit = self.model.files.config.max_position_embeddings
-        talk = self.session.conversation(
-            line, max_prompt_tokens=max(1, limit - self._max_tokens), count=self.model.count
-        )
+        room = max(limit - self._max_tokens, limit // 2)  # the engine clamps an answer that may become too long
+        talk = self.session.conversation(line, max_prompt_tokens=room, count=self.model.count)
         generation = self.model.generate(talk, sampling=self._sampling, max_tokens=self._max_tokens)
         self.num_prompt_tokens = generation.usage.prompt_tokens
+        return self._spoken(line, generation)
+
+    def _spoken(self, line: str, generation: "Generation") -> Generator[str]:
+        from understudy.prompt import AnswerParser
+
         parser = AnswerParser()
         said: list[str] = []
         try:
@@ -105,46 +112,61 @@ class _Talk:
 def _converse(talk: _Talk) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[dim]{talk.session.card.scenario}\n/help lists the commands.[/dim]", markup=True)
-    _speak(console, talk.name, talk.session.card.greeting(talk.session.player))
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    _note(console, " ".join(talk.session.card.scenario.split()))
+    _note(console, "/help lists the commands.")
+    if greeting := talk.session.card.greeting(talk.session.player):
+        _name(console, talk)
+        console.out(greeting, highlight=False)
     while True:
         try:
-            line = console.input(f"[bold cyan]{talk.session.player}[/bold cyan]: ").strip()
+            console.print(f"{talk.session.player}: ", style="bold cyan", end="")
+            line = console.input().strip()
         except EOFError:
             console.print()
             return
         except KeyboardInterrupt:
-            console.print("[dim](/quit leaves)[/dim]")
+            console.print()
+            _note(console, "(/quit leaves)")
             continue
         if not line:
             continue
         try:
-            if line.startswith("/"):
-                if not _command(console, talk, line):
-                    return
-            else:
+            if not line.startswith("/"):
                 _stream(console, talk, line)
+            elif not _command(console, talk, line):
+                return
         except UnderstudyError as error:
-            console.print(f"[red]{error}[/red]", markup=True)
+            _complain(console, str(error))
             if isinstance(error, ContextLengthError):
-                console.print("[dim]Say it shorter, or /reset.[/dim]")
+                _complain(console, "Say it shorter, or /reset.")
 
 
 def _stream(console: "Console", talk: _Talk, line: str) -> None:
-    console.print(f"[bold green]{talk.name}[/bold green]: ", end="")
+    pieces = talk.answer(line)
     try:
-        for piece in talk.answer(line):
+        _name(console, talk)
+        for piece in pieces:
             console.out(piece, end="", highlight=False)
             sys.stdout.flush()
     except KeyboardInterrupt:
-        console.print("[dim] (stopped)[/dim]", end="")
-    console.print()
+        console.print(" (stopped)", style="dim", end="")
+    finally:
+        pieces.close()
+        console.print()
 
 
-def _speak(console: "Console", name: str, text: str) -> None:
-    console.print(f"[bold green]{name}[/bold green]: ", end="")
-    console.out(text, highlight=False)
+def _name(console: "Console", talk: _Talk) -> None:
+    console.print(f"{talk.name}: ", style="bold green", end="")
+
+
+def _note(console: "Console", text: str) -> None:
+    if text:
+        console.print(text, style="dim")
+
+
+def _complain(console: "Console", text: str) -> None:
+    console.print(text, style="red")
 
 
 def _command(console: "Console", talk: _Talk, line: str) -> bool:
@@ -152,25 +174,26 @@ def _command(console: "Console", talk: _Talk, line: str) -> bool:
     from understudy.npc.session import Session
 
     verb, _, rest = line.partition(" ")
+    path = Path(os.path.expanduser(rest.strip()))  # noqa: PTH111 (its Path twin fails where there is no home)
     if verb in ("/quit", "/exit"):
         return False
     if verb == "/help":
         console.out(_HELP, highlight=False)
     elif verb == "/reset":
         talk.session.reset()
-        console.print("[dim]Forgotten.[/dim]")
+        _note(console, "Forgotten.")
     elif verb in ("/save", "/load") and not rest.strip():
-        console.print(f"[red]{verb} needs a file name, e.g. {verb} evening.json[/red]")
+        _complain(console, f"{verb} needs a file name, e.g. {verb} evening.npc.json")
     elif verb == "/save":
-        talk.session.save(Path(rest.strip()))
-        console.print("[dim]Saved.[/dim]")
+        talk.session.save(path)
+        _note(console, f"Saved to {path}.")
     elif verb == "/load":
-        talk.session = Session.load(Path(rest.strip()), world=talk.session.world)
-        console.print(f"[dim]Going on with {talk.name}, {len(talk.session.history)} turns.[/dim]")
+        talk.session = Session.load(path, world=talk.session.world)
+        _note(console, f"Going on with {talk.name}, {len(talk.session.history)} lines so far.")
     elif verb == "/why":
         for found in talk.session.last_lore:
             console.out(f"{found.entry.title} (matched: {', '.join(found.matched_keys)})", highlight=False)
-        console.print(f"[dim]{len(talk.session.last_lore)} passages, prompt of {talk.num_prompt_tokens} tokens[/dim]")
+        _note(console, f"{len(talk.session.last_lore)} passages, prompt of {talk.num_prompt_tokens} tokens")
     else:
-        console.print(f"[red]There is no command {verb}; /help lists them.[/red]")
+        _complain(console, f"There is no command {verb}; /help lists them.")
     return True

@@ -55,9 +55,7 @@ def train(
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(plan.name, total=plan.total_steps, completed=trainer.step, loss=float("nan"), rate=0.0)
         for state in trainer.run():
-            bar.update(
-                task, completed=state.step, description=state.stage, loss=state.loss, rate=state.tokens_per_s
-            )
+            bar.update(task, completed=state.step, description=state.stage, loss=state.loss, rate=state.tokens_per_s)
     draw_curve(run, run / "curve.png")
     folder, gguf = export_run(plan, run, step=plan.total_steps)
     console.log(f"wrote {folder}, {gguf} and {run / 'curve.png'}")

@@ -62,7 +62,7 @@ def encode_dialogues(records: Iterable[dict[str, Any]], tokenizer: Tokenizer) ->
                 length += len(new)
             lengths.append(length)
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    flat = np.concatenate(ids).astype(dtype) if ids else np.zeros(0, dtype)
+    flat: npt.NDArray[np.unsignedinteger[Any]] = np.concatenate([np.zeros(0, np.uint32), *ids]).astype(dtype)
     flags = np.concatenate(targets) if targets else np.zeros(0, np.bool_)
     return EncodedDialogues(flat, flags, np.cumsum(lengths, dtype=np.int64))
 

@@ -19,11 +19,11 @@ def read_bytes(path: Path) -> bytes:
         DataError: no such file, or damaged.
     """
     packed = path if path.suffix == ".zst" else path.with_name(path.name + ".zst")
+    import zstandard
+
     try:
         if path.suffix != ".zst" and path.exists():
             return path.read_bytes()
-        import zstandard
-
         with packed.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
             return stream.read()
     except FileNotFoundError as error:

@@ -108,7 +108,7 @@ def _everyday(folder: Path) -> Iterator[Dialogue]:
 def _persona_chat(folder: Path) -> Iterator[Dialogue]:
     """Synthetic-Persona-Chat: the second speaker is the character, its persona the system prompt."""
     for number, record in enumerate(read_json_lines(folder / "npc" / "synthetic_persona_chat.jsonl")):
-        turns = []
+        turns: list[dict[str, str]] = []
         for turn in record["conversation"]:
             role = "user" if turn["speaker"] == "user1" else "assistant"
             if "(" in turn["text"] or "[" in turn["text"] or (turns and turns[-1]["role"] == role):
@@ -150,7 +150,10 @@ def _fairytale_questions(folder: Path) -> Iterator[Dialogue]:
             asked = [str(s) for s in question.get("sections", [])]
             answer = _spoken(question["answers"][0])
             if len(asked) == 1 and asked[0] in sections and answer:
-                turns = [{"role": "user", "content": str(question["question"])}, {"role": "assistant", "content": answer}]
+                turns = [
+                    {"role": "user", "content": str(question["question"])},
+                    {"role": "assistant", "content": answer},
+                ]
                 by_section.setdefault(asked[0], []).extend(turns)
         for key, turns in by_section.items():
             context = [" ".join(sections[key].split())]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from understudy.errors import EngineError, RequestError
 
-__all__ = ["Sampler", "SamplingParams"]
+__all__ = ["Sampler", "SamplingParams", "is_whole"]
 
 _BAN = -100.0
 _SEED_LIMIT = 1 << 64

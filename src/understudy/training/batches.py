@@ -53,7 +53,9 @@ class Batcher:
             if weight > 0:
                 rng = np.random.default_rng((self._seed, step, number))
                 tokens = int(stage.batch_tokens * weight / total)
-                draw = {"text": self._text, "repeat": self._repeat}.get(self._corpora[name].recipe.kind, self._dialogues)
+                draw = {"text": self._text, "repeat": self._repeat}.get(
+                    self._corpora[name].recipe.kind, self._dialogues
+                )
                 ids, weights = draw(self._corpora[name], stage.length, tokens, rng)
                 batch.append(MicroBatch(name, weight / total, ids, weights))
         return batch

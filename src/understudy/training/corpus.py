@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -87,7 +86,7 @@ def _encode_texts(
     for name in recipe.corpora:
         for batch in _groups(read_texts(name, data), 32):
             for ids in tokenizer.encode_batch(batch):
-                parts.append(np.asarray([*ids, eos], dtype))
+                parts += [np.asarray(ids, dtype), np.asarray([eos], dtype)]
     return np.concatenate(parts)
 
 
@@ -102,4 +101,4 @@ def _write(folder: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
     for name, array in arrays.items():
         part = folder / f"{name}.part.npy"
         np.save(part, array)
-        os.replace(part, folder / f"{name}.npy")
+        part.replace(folder / f"{name}.npy")

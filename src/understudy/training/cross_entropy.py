@@ -26,7 +26,7 @@ def linear_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, weights
     Returns:
         A scalar in nats, float32.
     """
-    out: Tensor = _LinearCrossEntropy.apply(hidden, table, targets, weights)
+    out: Tensor = _LinearCrossEntropy.apply(hidden, table, targets, weights)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def _write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "model.safetensors.part"
     save_file(tensors, part, metadata={"format": "pt", "understudy.recipe": resolved})
-    os.replace(part, folder / "model.safetensors")
+    part.replace(folder / "model.safetensors")
     config = recipe.model
     names = {token_id: text for text, token_id in tokenizer.specials.items()}
     tokenizer_config = {
@@ -95,4 +94,4 @@ def _write_folder(
 def _write_json(path: Path, value: Any) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)

@@ -1,9 +1,9 @@
 """What a run is watched by: bits per byte on held-out prose, and the rate of exact look-ups."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from understudy.data.dialogues import to_conversation
@@ -36,12 +36,13 @@ def bits_per_byte(
         with autocast:
             nats += float(model.loss_sum(batch, torch.ones(batch.shape[0], batch.shape[1] - 1, device=device)))
         num_bytes += sum(len(tokenizer.token_bytes(i)) for row in batch.tolist() for i in row[1:])
-    return nats / np.log(2) / max(1, num_bytes)
+    return nats / math.log(2) / max(1, num_bytes)
 
 
 class LookupProbes:
     """Fresh look-up dialogues whose last answer contains a random value; a probe is right when every token of the
-    value is the model's first choice, given the answer's true beginning."""
+    value is the model's first choice, given the answer's true beginning.
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, seed: int, per_kind: int = 40, max_length: int = 512) -> None:
         generator = LookupGenerator(seed)

@@ -1,6 +1,5 @@
 """The Nemotron architecture in PyTorch, written for training: packed QKV, loss on chosen positions only."""
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -13,7 +12,7 @@ from understudy.training.cross_entropy import linear_cross_entropy
 __all__ = ["NemotronLM", "from_hf_tensors", "to_hf_tensors"]
 
 
-class LayerNorm1P(nn.Module):
+class _LayerNorm1P(nn.Module):
     """LayerNorm whose gain is `weight + 1`, so that weight decay pulls the gain to one."""
 
     def __init__(self, size: int, eps: float) -> None:
@@ -26,7 +25,7 @@ class LayerNorm1P(nn.Module):
         return F.layer_norm(x, x.shape[-1:], self.weight + 1.0, self.bias, self.eps)
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """Attention and squared-ReLU MLP, each behind its norm."""
 
     def __init__(self, config: NemotronConfig) -> None:
@@ -34,16 +33,17 @@ class Block(nn.Module):
         d, h = config.hidden_size, config.head_dim
         self.num_heads, self.num_kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, h
         self.rotary_dim = config.rotary_dim
-        self.input_layernorm = LayerNorm1P(d, config.norm_eps)
+        self.input_layernorm = _LayerNorm1P(d, config.norm_eps)
         self.qkv_proj = nn.Linear(d, (self.num_heads + 2 * self.num_kv_heads) * h, bias=False)
         self.o_proj = nn.Linear(self.num_heads * h, d, bias=False)
-        self.post_attention_layernorm = LayerNorm1P(d, config.norm_eps)
+        self.post_attention_layernorm = _LayerNorm1P(d, config.norm_eps)
         self.up_proj = nn.Linear(d, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, d, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.o_proj(self._attention(self.qkv_proj(self.input_layernorm(x)), cos, sin))
-        return x + self.down_proj(F.relu(self.up_proj(self.post_attention_layernorm(x))).square())
+        out: Tensor = x + self.down_proj(F.relu(self.up_proj(self.post_attention_layernorm(x))).square())
+        return out
 
     def _attention(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         b, t, _ = qkv.shape
@@ -79,22 +79,29 @@ class NemotronLM(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.norm = LayerNorm1P(config.hidden_size, config.norm_eps)
+        self.layers = nn.ModuleList(_Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = _LayerNorm1P(config.hidden_size, config.norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         self._init_weights()
 
     def _init_weights(self) -> None:
+        """Unit-scale embeddings, silent output projections: at the start the residual stream is the token itself.
+
+        With GPT-2's 0.02 a rare token drowns in what the first blocks add, and copying it from the prompt is not
+        learnt (docs/experiments.md).
+        """
         scale = self.config.hidden_size**-0.5
         for name, parameter in self.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                nn.init.normal_(parameter, std=scale / math.sqrt(2 * self.config.num_hidden_layers))
-            elif name == "embed_tokens.weight" or (parameter.dim() == 2 and name != "lm_head.weight"):
-                nn.init.normal_(parameter, std=0.02 if name == "embed_tokens.weight" else scale)
+                nn.init.zeros_(parameter)
             elif name == "lm_head.weight":
-                nn.init.normal_(parameter, std=0.02)
+                nn.init.normal_(parameter, std=0.002)
+            elif name == "embed_tokens.weight":
+                nn.init.normal_(parameter, std=0.02 if self.config.tie_word_embeddings else 1.0)
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=scale)
 
     def hidden(self, token_ids: Tensor) -> Tensor:
         """Normed last states: (B, T) ids to (B, T, D)."""
@@ -135,17 +142,11 @@ def to_hf_tensors(model: NemotronLM) -> dict[str, Tensor]:
     """Tensors under the names of Hugging Face's `NemotronForCausalLM`."""
     out: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        if name == "lm_head.weight":
-            if not model.config.tie_word_embeddings:
-                out[name] = value
-        elif ".qkv_proj." in name:
-            n, k, h = model.config.num_attention_heads, model.config.num_key_value_heads, model.config.head_dim
-            for part, rows in zip("qkv", value.split((n * h, k * h, k * h)), strict=True):
-                out["model." + name.replace("qkv_proj", f"self_attn.{part}_proj")] = rows.contiguous()
-        else:
-            for short, group in (("o_proj", "self_attn"), ("up_proj", "mlp"), ("down_proj", "mlp")):
-                name = name.replace(f".{short}.", f".{group}.{short}.")
-            out["model." + name] = value
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        parts = _hf_names(name)
+        rows = value.split(_qkv_rows(model.config)) if len(parts) > 1 else (value,)
+        out.update({part: block.contiguous() for part, block in zip(parts, rows, strict=True)})
     return out
 
 
@@ -155,17 +156,27 @@ def from_hf_tensors(model: NemotronLM, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         KeyError: a tensor is missing.
     """
-    state = {}
-    for name in model.state_dict():
-        if name == "lm_head.weight":
-            state[name] = tensors["model.embed_tokens.weight" if model.config.tie_word_embeddings else name]
-        elif ".qkv_proj." in name:
-            state[name] = torch.cat(
-                [tensors["model." + name.replace("qkv_proj", f"self_attn.{part}_proj")] for part in "qkv"]
-            )
-        else:
-            full = "model." + name
-            for short, group in (("o_proj", "self_attn"), ("up_proj", "mlp"), ("down_proj", "mlp")):
-                full = full.replace(f".{short}.", f".{group}.{short}.")
-            state[name] = tensors[full]
+    state = {
+        name: torch.cat([tensors[part] for part in _hf_names(name)])
+        for name in model.state_dict()
+        if not (name == "lm_head.weight" and model.config.tie_word_embeddings)
+    }
+    if model.config.tie_word_embeddings:
+        state["lm_head.weight"] = state["embed_tokens.weight"]
     model.load_state_dict(state)
+
+
+def _hf_names(name: str) -> list[str]:
+    """Hugging Face's name of a parameter; three for the packed projection."""
+    if name == "lm_head.weight":
+        return [name]
+    if ".qkv_proj." in name:
+        return ["model." + name.replace("qkv_proj", f"self_attn.{part}_proj") for part in "qkv"]
+    for short, group in (("o_proj", "self_attn"), ("up_proj", "mlp"), ("down_proj", "mlp")):
+        if f".{short}." in name:
+            return ["model." + name.replace(f".{short}.", f".{group}.{short}.")]
+    return ["model." + name]
+
+
+def _qkv_rows(config: NemotronConfig) -> list[int]:
+    return [heads * config.head_dim for heads in (config.num_attention_heads, *[config.num_key_value_heads] * 2)]

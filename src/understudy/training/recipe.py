@@ -71,11 +71,12 @@ class StageRecipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerRecipe:
-    """Muon for the blocks' matrices, AdamW for tables, head and norms; warm-up, plateau, linear decay to a tenth."""
+    """Muon for the blocks' matrices, AdamW for tables, head and norms; warm-up, plateau, linear decay."""
 
-    muon_lr: float = 0.02
+    muon_lr: float = 0.01
     muon_weight_decay: float = 0.01
-    adam_lr: float = 0.003
+    adam_lr: float = 0.002
+    embedding_lr: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.98)
     warmup_steps: int = 100
     decay_share: float = 0.4

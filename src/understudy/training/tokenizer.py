@@ -1,7 +1,6 @@
 """Training the byte-level BPE vocabulary."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def train_tokenizer(texts: Iterable[str], path: Path, *, vocab_size: int) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False), encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)
 
 
 def recipe_tokenizer(recipe: Recipe, *, data: Path, output: Path, report: Callable[[str], None]) -> Tokenizer:

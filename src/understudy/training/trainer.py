@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,7 +73,7 @@ class Trainer:
         total, began, first, tokens = self.recipe.total_steps, time.monotonic(), self.step, 0
         recent: list[dict[str, float]] = []
         while self.step < total:
-            stage = stage_at(self.recipe, self.step)
+            stage = _stage_at(self.recipe, self.step)
             batch = self._batcher.draw(stage, self.step)
             losses = self._train_step(batch)
             self.step += 1
@@ -111,7 +110,7 @@ class Trainer:
         if not all(math.isfinite(v) for v in losses.values()):
             raise DataError(f"The loss is not finite at step {self.step}: {losses}; lower the learning rates.")
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm)
-        scale = learning_rate_scale(self.recipe.optimizer, self.step, self.recipe.total_steps)
+        scale = _learning_rate_scale(self.recipe.optimizer, self.step, self.recipe.total_steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * scale
@@ -153,7 +152,7 @@ class Trainer:
         }
         part = self.output / "checkpoint.part"
         torch.save(state, part)
-        os.replace(part, self.output / "checkpoint.pt")
+        part.replace(self.output / "checkpoint.pt")
 
     def resume(self) -> bool:
         """Go on from the checkpoint in the output folder, if there is one."""
@@ -179,7 +178,7 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
     return {n: sum(r[n] for r in rows if n in r) / sum(n in r for r in rows) for n in sorted(names)}
 
 
-def stage_at(recipe: Recipe, step: int) -> StageRecipe:
+def _stage_at(recipe: Recipe, step: int) -> StageRecipe:
     """The stage that a step belongs to."""
     for stage in recipe.stages:
         if step < stage.steps:
@@ -188,7 +187,7 @@ def stage_at(recipe: Recipe, step: int) -> StageRecipe:
     return recipe.stages[-1]
 
 
-def learning_rate_scale(recipe: OptimizerRecipe, step: int, total: int) -> float:
+def _learning_rate_scale(recipe: OptimizerRecipe, step: int, total: int) -> float:
     """Warm-up, plateau, then linear decay over the last `decay_share` of the run."""
     warm = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
     decay = min(1.0, (total - step) / max(1.0, recipe.decay_share * total))
@@ -197,12 +196,15 @@ def learning_rate_scale(recipe: OptimizerRecipe, step: int, total: int) -> float
 
 def _optimizers(model: NemotronLM, recipe: OptimizerRecipe) -> list[torch.optim.Optimizer]:
     matrices: list[Tensor] = []
-    others: list[Tensor] = []
+    others: list[dict[str, Any]] = []
     config = model.config
     n, k, h = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     for name, parameter in model.named_parameters():
-        is_matrix = name.startswith("layers.") and parameter.dim() == 2
-        (matrices if is_matrix else others).append(parameter)
+        if name.startswith("layers.") and parameter.dim() == 2:
+            matrices.append(parameter)
+        else:
+            lr = recipe.embedding_lr if name == "embed_tokens.weight" else recipe.adam_lr
+            others.append({"params": [parameter], "lr": lr})
         if "qkv_proj" in name:
             parameter.row_blocks = [n * h, k * h, k * h]  # type: ignore[attr-defined]
     muon = Muon(matrices, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay)  # type: ignore[arg-type]

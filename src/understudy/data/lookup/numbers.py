@@ -45,8 +45,7 @@ def number_words(value: int) -> str:
     return f"{number_words(thousand)} thousand" + (f"{join}{number_words(rest)}" if rest else "")
 
 
-_BY_WORD = {number_words(n): n for n in range(1000)}
-_BY_WORD.update({number_words(n): n for n in range(1000, 10000, 100)})
+_BY_WORD: dict[str, int] = {number_words(n): n for n in (*range(1000), *range(1000, 10000, 100))}
 
 
 def whole_number(text: str) -> int | None:

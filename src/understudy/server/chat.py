@@ -1,0 +1,160 @@
+"""`POST /v1/chat/completions`."""
+
+import asyncio
+import dataclasses
+import functools
+from typing import Any
+
+from fastapi import Request, Response
+
+from understudy.engine import Generation, SamplingParams
+from understudy.errors import RequestError, UnderstudyError
+from understudy.prompt import Conversation, Message, Role, ToolCall
+from understudy.server.answers import Answers
+from understudy.server.body import read_json
+from understudy.server.connection import EventStream, client_gone, unless_gone
+from understudy.server.problem import JsonResponse, Problem
+from understudy.server.schema import ChatMessage, ChatRequest, Document, parse_chat_request
+from understudy.server.served import ServedModel
+
+__all__ = ["answer_chat", "check_model"]
+
+_MAX_WAITING = 64
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+)
+_ROLES: dict[str, Role] = {"developer": "system", "function": "tool"}
+_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+async def answer_chat(request: Request, served: ServedModel) -> Response:
+    """Answer a request, whole or as a stream.
+
+    Raises:
+        Problem: the request is at fault.
+        UnderstudyError: the engine failed, or found a fault.
+    """
+    body = await asyncio.to_thread(parse_chat_request, await read_json(request))
+    check_model(served, body.model)
+    if served.engine.stats().num_waiting >= _MAX_WAITING:
+        raise Problem(
+            429,
+            "Too many requests wait already; send it again in a moment.",
+            type="rate_limit_error",
+            code="rate_limit_exceeded",
+            headers={"retry-after": "1"},
+        )
+    # Rendering and encoding a long prompt takes a while; health probes must not wait for it.
+    answers = await asyncio.to_thread(_start, body, served)
+    headers = {"x-ignored-fields": _listed(body.ignored_fields)} if body.ignored_fields else {}
+    watch = asyncio.create_task(client_gone(request.receive))
+    if not body.stream:
+        try:
+            return JsonResponse(await unless_gone(answers.whole(), watch), headers=headers)
+        finally:
+            watch.cancel()
+            answers.cancel()
+    has_usage = bool(body.stream_options and body.stream_options.include_usage)
+    events = answers.events(has_usage=has_usage)
+    try:
+        # Whatever fails before the first token is still an HTTP status.
+        first = await unless_gone(anext(events), watch)
+    except BaseException:
+        watch.cancel()
+        answers.cancel()
+        raise
+    return EventStream(first, events, answers.cancel, watch, headers={**_STREAM_HEADERS, **headers})
+
+
+def check_model(served: ServedModel, name: str) -> None:
+    """Refuse a model that is not here.
+
+    Raises:
+        Problem: 404.
+    """
+    if not served.has_name(name):
+        raise Problem(
+            404,
+            f"The model {name[:200]!r} does not exist here; use {served.name!r}.",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def _start(body: ChatRequest, served: ServedModel) -> Answers:
+    conversation = _conversation(body)
+    sampling = _sampling(body, served.model.default_sampling)
+    max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    start = functools.partial(served.model.generate, conversation, max_tokens=max_tokens, stop=tuple(body.stop))
+    generations: list[Generation] = []
+    try:
+        for number in range(body.n or 1):
+            generations.append(start(sampling=_nth(sampling, number)))  # noqa: PERF401 (what is begun must be cancelled)
+    except UnderstudyError:
+        for generation in generations:
+            generation.cancel()
+        raise
+    return Answers(
+        generations,
+        model=body.model,
+        tool_names=frozenset(tool["function"]["name"] for tool in conversation.tools),
+        max_calls=1 if body.parallel_tool_calls is False else None,
+    )
+
+
+def _nth(sampling: SamplingParams, number: int) -> SamplingParams:
+    """Choices differ, but each can be repeated; the first is that of a request for one."""
+    if sampling.seed is None or number == 0:
+        return sampling
+    return dataclasses.replace(sampling, seed=(sampling.seed + number * 0x9E3779B97F4A7C15) % (1 << 64))
+
+
+def _sampling(body: ChatRequest, default: SamplingParams) -> SamplingParams:
+    given: dict[str, Any] = {name: value for name in _SAMPLING if (value := getattr(body, name)) is not None}
+    try:
+        given["logit_bias"] = {int(token_id): bias for token_id, bias in (body.logit_bias or {}).items()}
+    except ValueError as error:
+        raise RequestError(
+            'logit_bias must have token ids as its keys, e.g. {"42": -100}.', param="logit_bias"
+        ) from error
+    return dataclasses.replace(default, **given)
+
+
+def _conversation(body: ChatRequest) -> Conversation:
+    has_tools = body.tools and body.tool_choice != "none"
+    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()] if has_tools else []
+    return Conversation(
+        messages=tuple(map(_message, body.messages)),
+        tools=tuple(tools),
+        contexts=tuple(map(_passage, body.documents or ())),
+    )
+
+
+def _message(message: ChatMessage) -> Message:
+    calls = [
+        ToolCall(name=c.function.name, arguments=c.function.arguments, id=c.id or "") for c in message.tool_calls or ()
+    ]
+    if message.function_call:
+        calls.append(ToolCall(name=message.function_call.name, arguments=message.function_call.arguments))
+    return Message(
+        role=_ROLES.get(message.role, message.role),  # type: ignore[arg-type]
+        content=message.content or "",
+        tool_calls=tuple(calls),
+        tool_call_id=message.tool_call_id or "",
+    )
+
+
+def _passage(document: Document) -> str:
+    return f"{document.title}: {document.text}" if document.title else document.text
+
+
+def _listed(names: list[str]) -> str:
+    """Names for a header; what no header may carry is left out."""
+    return ", ".join(name for name in names if name.isascii() and name.isprintable())[:1000]

@@ -1,0 +1,86 @@
+"""A client may leave at any time: work for it ends then, whole answers and streams alike."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
+
+from fastapi import Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+__all__ = ["EventStream", "client_gone", "unless_gone"]
+
+_T = TypeVar("_T")
+
+
+async def client_gone(receive: Callable[[], Awaitable[Message]]) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_gone(work: Awaitable[_T], watch: "asyncio.Task[None]") -> _T:
+    """The work's result; it is stopped when the client leaves.
+
+    Raises:
+        ClientDisconnect: the client left.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+class EventStream(Response):
+    """Sends events until they end or the client leaves."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        first: str,
+        events: AsyncGenerator[str],
+        cancel: Callable[[], None],
+        watch: "asyncio.Task[None]",
+        *,
+        headers: dict[str, str],
+    ) -> None:
+        """Begin with an event that is there already.
+
+        Args:
+            first: the first event.
+            events: the others.
+            cancel: ends the work that they come from.
+            watch: done when the client has left.
+            headers: further headers.
+        """
+        self.status_code = 200
+        self.background = None
+        self.init_headers(headers)
+        self._first, self._events = first, events
+        self._cancel, self._watch = cancel, watch
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's signature)
+        """Send.
+
+        Raises:
+            ClientDisconnect: the client left.
+        """
+        try:
+            await unless_gone(self._send(send), self._watch)
+        finally:
+            self._watch.cancel()
+            self._cancel()
+            await self._events.aclose()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self._first.encode(), "more_body": True})
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

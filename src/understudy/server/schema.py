@@ -1,0 +1,268 @@
+"""What a chat request may hold, and a sentence for everything else."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from understudy.server.problem import Problem
+
+__all__ = ["ChatMessage", "ChatRequest", "Document", "StreamOptions", "ToolCallPart", "parse_chat_request"]
+
+_MAX_STOPS = 16
+_MAX_CHOICES = 8
+_MAX_TOOLS = 128
+_TYPO_RATIO = 0.85
+# Known fields that change nothing here.
+_WITHOUT_EFFECT = frozenset(
+    {"metadata", "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort"}
+    | {"safety_identifier", "service_tier", "store", "user", "verbosity"}
+)
+# Fields that ask for what this server cannot do yet; ignoring them would give a wrong answer with status 200.
+_UNSUPPORTED = frozenset(
+    {"audio", "bad_words", "best_of", "chat_template", "continue_final_message", "ebnf", "echo", "function_call"}
+    | {"functions", "grammar", "ignore_eos", "json_schema", "logprobs", "min_tokens", "prompt_logprobs", "regex"}
+    | {"structured_outputs", "top_logprobs", "use_beam_search", "web_search_options"}
+)
+
+
+def _whole(value: Any) -> Any:
+    """Godot and other engines write every number with a decimal point."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _joined_parts(value: Any) -> Any:
+    """A list of text parts as one text."""
+    if not isinstance(value, list):
+        return value
+    texts = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, dict) else None
+        text = part.get(kind) if isinstance(part, dict) and kind in ("text", "refusal") else None
+        if not isinstance(text, str):
+            raise ValueError(f'must be a text, or parts {{"type": "text", "text": "..."}}; got {_shown(part)}')
+        texts.append(text)
+    return "".join(texts)
+
+
+def _json_text(value: Any) -> Any:
+    """Arguments of an earlier call as the JSON text that the API carries."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _stops(value: Any) -> Any:
+    stops = [value] if isinstance(value, str) else value
+    if stops is None:
+        return []
+    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise ValueError(f"must be a text or a list of texts, none of them empty; got {_shown(value)}")
+    return stops
+
+
+def _document(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
+def _choice_of_tool(value: Any) -> Any:
+    if value in (None, "auto", "none"):
+        return value
+    if value == "required" or isinstance(value, dict):
+        raise ValueError(f'{_shown(value)} is not yet supported; use "auto" or "none"')
+    raise ValueError(f'must be "auto" or "none", got {_shown(value)}')
+
+
+def _format(value: Any) -> Any:
+    if value is None or (isinstance(value, dict) and value.get("type") == "text"):
+        return value
+    raise ValueError(f'only {{"type": "text"}} is supported yet, got {_shown(value)}')
+
+
+def _modalities(value: Any) -> Any:
+    if value not in (None, ["text"]):
+        raise ValueError(f'only ["text"] is supported, got {_shown(value)}')
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Text = Annotated[str | None, BeforeValidator(_joined_parts, json_schema_input_type=str | list[dict[str, str]] | None)]
+
+
+class _Record(BaseModel):
+    """JSON types as they are written; unknown fields are kept, to be named."""
+
+    model_config = ConfigDict(strict=True, extra="allow", title=None)
+
+
+class _Function(_Record):
+    name: Annotated[str, Field(min_length=1)]
+    arguments: Annotated[str, BeforeValidator(_json_text)] = ""
+
+
+class ToolCallPart(_Record):
+    """A call in an earlier answer of the assistant."""
+
+    id: str | None = None
+    function: _Function
+
+
+class ChatMessage(_Record):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Text = None
+    tool_calls: list[ToolCallPart] | None = None
+    function_call: _Function | None = None
+    tool_call_id: str | None = None
+
+
+class Document(_Record):
+    """A passage that the model may answer from."""
+
+    title: str | None = None
+    text: Annotated[str, Field(min_length=1)]
+
+
+class StreamOptions(_Record):
+    """What a stream ends with."""
+
+    include_usage: bool | None = None
+
+
+class _ToolFunction(_Record):
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    parameters: dict[str, Any] | None = None
+
+
+class _Tool(_Record):
+    type: Literal["function"] = "function"
+    function: _ToolFunction
+
+
+class ChatRequest(_Record):
+    """The body of `POST /v1/chat/completions`; ranges of the sampling fields are the engine's to check."""
+
+    model: Annotated[str, Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Whole | None = None
+    max_completion_tokens: Whole | None = None
+    n: Annotated[Whole, Field(ge=1, le=_MAX_CHOICES)] | None = None
+    stop: Annotated[
+        list[str],
+        Field(max_length=_MAX_STOPS),
+        BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
+    ] = []
+    seed: Whole | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Whole | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    tools: Annotated[list[_Tool], Field(max_length=_MAX_TOOLS)] | None = None
+    tool_choice: Annotated[Any, BeforeValidator(_choice_of_tool)] = None
+    parallel_tool_calls: bool | None = None
+    documents: list[Annotated[Document, BeforeValidator(_document, json_schema_input_type=str | Document)]] | None = (
+        None
+    )
+    response_format: Annotated[Any, BeforeValidator(_format)] = None
+    modalities: Annotated[Any, BeforeValidator(_modalities)] = None
+
+    @property
+    def ignored_fields(self) -> list[str]:
+        """Fields that nobody here knows."""
+        return sorted((self.model_extra or {}).keys() - _WITHOUT_EFFECT - _UNSUPPORTED - {"nvext"})
+
+
+def parse_chat_request(value: Mapping[str, Any]) -> ChatRequest:
+    """Check a body.
+
+    Raises:
+        Problem: the first fault; its `param` names the field.
+    """
+    _refuse_unsupported(value)
+    try:
+        request = ChatRequest.model_validate(value)
+    except ValidationError as error:
+        raise _problem(error.errors(include_url=False)[0]) from error
+    for name in request.ignored_fields:
+        _refuse_typo(name)
+    _check_messages(request.messages)
+    if request.stream_options is not None and not request.stream:
+        raise _invalid('is only allowed with "stream": true', "stream_options")
+    names = [tool.function.name for tool in request.tools or ()]
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise _invalid(f"has the function {doubled!r} twice; rename one", "tools")
+    return request
+
+
+def _refuse_unsupported(value: Mapping[str, Any]) -> None:
+    """Name a field that cannot be honoured; one that is switched off does no harm."""
+    for name, given in value.items():
+        if name in _UNSUPPORTED and given not in (None, False, 0, [], "none", "auto"):
+            raise _unsupported(name)
+        if name.startswith("guided_") and given is not None:
+            raise _unsupported(name)
+    extension = value.get("nvext")
+    if extension is not None and not isinstance(extension, dict):
+        raise _invalid(f"must be an object, got {_shown(extension)}", "nvext")
+    for name, given in (extension or {}).items():
+        if name.startswith("guided_") and given is not None:
+            raise _unsupported(f"nvext.{name}")
+
+
+def _refuse_typo(name: str) -> None:
+    near = difflib.get_close_matches(name, ChatRequest.model_fields, n=1, cutoff=_TYPO_RATIO)
+    if near:
+        raise Problem(
+            400,
+            f"There is no field {name!r}; did you mean {near[0]!r}?",
+            param=name,
+            code="unknown_parameter",
+        )
+
+
+def _check_messages(messages: Sequence[ChatMessage]) -> None:
+    for number, message in enumerate(messages):
+        if message.content is None and message.role in ("system", "developer", "user"):
+            raise _invalid("is missing; a message needs a text", f"messages[{number}].content")
+        if (message.tool_calls or message.function_call) and message.role != "assistant":
+            raise _invalid("are only allowed in messages of the assistant", f"messages[{number}].tool_calls")
+
+
+def _problem(error: ErrorDetails) -> Problem:
+    """Pydantic's finding in OpenAI's shape."""
+    param = ""
+    for step in error["loc"]:
+        param += f"[{step}]" if isinstance(step, int) else f".{step}" if param else str(step)
+    if error["type"] == "missing":
+        return _invalid("is missing", param)
+    if error["type"] == "value_error":
+        return _invalid(str(error["ctx"]["error"]), param)
+    what = error["msg"].replace("Input should", "must", 1).replace(" after validation", "")
+    what = what.replace("List should have", "must have", 1).replace("String should", "must", 1)
+    what = what[0].lower() + what[1:]
+    got = "" if error["type"] in ("too_short", "too_long") else f", got {_shown(error['input'])}"
+    return _invalid(what + got, param)
+
+
+def _invalid(what: str, param: str) -> Problem:
+    return Problem(400, f"{param} {what}.", param=param or None, code="invalid_value")
+
+
+def _unsupported(name: str) -> Problem:
+    return Problem(400, f"{name} is not yet supported; leave it out.", param=name, code="unsupported_parameter")
+
+
+def _shown(value: Any) -> str:
+    """A value, shortened, as JSON."""
+    text = json.dumps(value, ensure_ascii=True)
+    return text if len(text) <= 80 else f"{text[:77]}..."

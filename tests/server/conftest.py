@@ -1,0 +1,191 @@
+"""A served model that says what the test wants, and clients for it."""
+
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import pytest
+import uvicorn
+
+from understudy.engine import Engine, MemoryFigures, Step
+from understudy.npc.model import Model
+from understudy.prompt import Renderer
+from understudy.server import ServedModel, create_app
+from understudy.server.listen import open_socket
+from understudy.testing import tiny_model
+
+EOS = 3
+
+
+class Cache:
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+
+    @property
+    def length(self) -> int:
+        return len(self.token_ids)
+
+    def truncate(self, length: int) -> None:
+        del self.token_ids[length:]
+
+
+class Stage:
+    """A backend with a script, and the application around it.
+
+    Attributes:
+        script: what every answer says; markers of tool calls are written as their text.
+        prompts: what the model was shown.
+        gate: closed, the model stops before its next step.
+        failure: raised by the model's next step.
+    """
+
+    name = "scripted"
+
+    def __init__(self, **config: int) -> None:
+        files = tiny_model(**config)
+        self.config = files.config
+        self.tokenizer = files.tokenizer
+        self.script = "Hello."
+        self.endless = False
+        self.failure: Exception | None = None
+        self.fails_after = 0
+        self.num_steps = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self._caches: list[Cache] = []
+        renderer = Renderer(files.tokenizer)
+        self.engine = Engine(self, self.tokenizer)
+        model = Model(files=files, backend=self, engine=self.engine, renderer=renderer)
+        self.served = ServedModel.wrap(model, name="harrow")
+        self.app = create_app(self.served, api_key=None)
+
+    @property
+    def prompts(self) -> list[str]:
+        """What the model read and said, with markers."""
+        texts = {i: t for t, i in self.tokenizer.specials.items()}
+        return [
+            b"".join(texts[i].encode() if i in texts else self.tokenizer.token_bytes(i) for i in c.token_ids).decode()
+            for c in self._caches
+        ]
+
+    def new_cache(self) -> Cache:
+        self._caches.append(Cache())
+        return self._caches[-1]
+
+    def memory(self) -> MemoryFigures:
+        return MemoryFigures(weight_bytes=0, mapped_bytes=0, cache_bytes_per_token=1 << 40)
+
+    def forward(self, batch: Sequence[Step]) -> list[npt.NDArray[np.float32]]:
+        assert self.gate.wait(20)
+        self.num_steps += 1
+        if self.failure is not None and self.num_steps > self.fails_after:
+            raise self.failure
+        results = []
+        for step in batch:
+            assert isinstance(step.cache, Cache)
+            step.cache.token_ids += step.token_ids
+            logits = np.full((step.num_logits, self.config.vocab_size), -30, np.float32)
+            if step.num_logits:
+                logits[-1, self._next(step.cache.token_ids)] = 30
+            results.append(logits)
+        return results
+
+    def _next(self, ids: list[int]) -> int:
+        header = [self.tokenizer.special_id("<extra_id_1>"), *self.tokenizer.encode("Assistant\n")]
+        start = next(n for n in range(len(ids) - len(header), -1, -1) if ids[n : n + len(header)] == header)
+        number = len(ids) - start - len(header)
+        script = self._script_ids()
+        return script[number % len(script)] if self.endless else [*script, EOS][min(number, len(script))]
+
+    def _script_ids(self) -> list[int]:
+        ids: list[int] = []
+        rest = self.script
+        while rest:
+            marker = next((m for m in ("<toolcall>", "</toolcall>") if rest.startswith(m)), None)
+            ids += [self.tokenizer.specials[marker]] if marker else self.tokenizer.encode(rest[0])
+            rest = rest[len(marker or rest[0]) :]
+        return ids
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """A real server on a free port of this machine."""
+    with open_socket("127.0.0.1", 0, has_key=False) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    stage = Stage()
+    yield stage
+    stage.gate.set()
+    stage.engine.close()
+
+
+@pytest.fixture
+async def client(stage: Stage) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without a network; streams arrive as a whole."""
+    transport = httpx.ASGITransport(stage.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def url(stage: Stage) -> Iterator[str]:
+    """Address of a real server."""
+    with listening(stage.app) as address:
+        yield address
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    """A request."""
+    return {"model": "harrow", "messages": [{"role": "user", "content": "Hi"}], **fields}
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """The JSON of a whole stream, checked for its form."""
+    lines = text.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    assert all(line.startswith("data: ") for line in lines[:-1])
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+
+@pytest.fixture(name="body")
+def _body() -> Callable[..., dict[str, Any]]:
+    return body
+
+
+@pytest.fixture(name="events")
+def _events() -> Callable[[str], list[dict[str, Any]]]:
+    return events
+
+
+@pytest.fixture(name="new_stage")
+def _new_stage() -> Iterator[Callable[..., Stage]]:
+    """Stages of another shape."""
+    stages: list[Stage] = []
+
+    def make(**config: int) -> Stage:
+        stages.append(Stage(**config))
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.engine.close()
+
+
+@pytest.fixture(name="listening")
+def _listening() -> Callable[[Any], Any]:
+    return listening
