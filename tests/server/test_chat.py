@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     Body = Callable[..., dict[str, Any]]
 
 CHAT = "/v1/chat/completions"
-TOOL = {"type": "function", "function": {"name": "open_gate", "parameters": {"type": "object", "properties": {}}}}
+TOOL = {
+    "type": "function",
+    "function": {"parameters": {"type": "object"}, "strict": True, "name": "open_gate", "description": "Open it."},
+}
 
 
 async def test_a_whole_answer(client: httpx.AsyncClient, body: "Body") -> None:
@@ -61,7 +64,7 @@ async def test_what_the_model_is_shown(client: httpx.AsyncClient, body: "Body", 
     (prompt,) = stage.prompts
     assert prompt == (
         "<extra_id_0>System\nYou are Hettie.\n\n"
-        '<tool> {"name": "open_gate", "parameters": {"type": "object", "properties": {}}} </tool>\n'
+        '<tool> {"name": "open_gate", "description": "Open it.", "parameters": {"type": "object"}} </tool>\n'
         "<context> Stew is a penny. </context>\n<context> Beds: A bed is two. </context>\n\n"
         "<extra_id_1>User\nOpen! <extra_id_1>System\n"
         '<extra_id_1>Assistant\n<toolcall> {"name": "open_gate", "arguments": {}} </toolcall>\n'

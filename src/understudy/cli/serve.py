@@ -13,7 +13,7 @@ def serve(
     model: Annotated[Path | None, typer.Option(help="GGUF file or Hugging Face folder; default: Harrow.")] = None,
     name: Annotated[str | None, typer.Option(help="Model name that clients ask for.")] = None,
     host: Annotated[str, typer.Option(help="Address; another than loopback needs UNDERSTUDY_API_KEY.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")] = 8000,
 ) -> None:
     """Serve the model over HTTP as OpenAI's API; clients' key: UNDERSTUDY_API_KEY."""
     from understudy.server import create_app, load_served_model, run_server

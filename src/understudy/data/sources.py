@@ -13,6 +13,7 @@ from typing import Any
 
 from understudy.data.files import read_bytes, read_json_lines, read_tar_texts
 from understudy.errors import DataError
+from understudy.prompt.persona import Persona, persona_prompt
 
 __all__ = ["DIALOGUE_SOURCES", "TEXT_SOURCES", "Dialogue", "read_dialogues", "read_texts"]
 
@@ -72,8 +73,12 @@ def _books_dev(folder: Path) -> Iterator[str]:
         yield text
 
 
+def _worlds_folder(folder: Path) -> Path:
+    return folder / "npc_worlds" if (folder / "npc_worlds").is_dir() else folder / "worlds"
+
+
 def _world(folder: Path, name: str) -> Iterator[Dialogue]:
-    root = folder / "npc_worlds" if (folder / "npc_worlds").is_dir() else folder / "worlds"
+    root = _worlds_folder(folder)
     tools: dict[str, Any] = {}
     if (root / name / "tools.json").exists():
         tools = {t["function"]["name"]: t for t in json.loads(read_bytes(root / name / "tools.json"))}
@@ -98,6 +103,26 @@ _EVERYDAY = ("everyday", "everyday_quests", "everyday_voices", "everyday_tools",
 def _worlds(folder: Path) -> Iterator[Dialogue]:
     for name in _WORLDS:
         yield from _world(folder, name)
+
+
+def _worlds_as_played(folder: Path) -> Iterator[Dialogue]:
+    """The worlds once more as `understudy chat` shows them: the card's own system prompt, and among the passages up
+    to two that the character knows but that nobody asked for."""
+    rng = random.Random(212)
+    for name in _WORLDS:
+        root = _worlds_folder(folder) / name
+        world = json.loads(read_bytes(root / "world.json"))
+        lore = {entry["id"]: entry["text"] for entry in world["lore"]}
+        cards = {card["id"]: card for card in json.loads(read_bytes(root / "characters.json"))}
+        for record in _world(folder, name):
+            if (card := cards.get(record.get("character", ""))) is None:
+                continue
+            fields = ("name", "role", "description", "personality", "speech_style", "scenario")
+            persona = Persona(**{field: card[field] for field in fields}, place=world["name"])
+            unasked = [lore[i] for i in card["knowledge"] if lore[i] not in record["context"]]
+            context = [*record["context"], *rng.sample(unasked, min(len(unasked), rng.choice((0, 0, 1, 2))))]
+            rng.shuffle(context)
+            yield {**record, "system": persona_prompt(persona), "context": context}
 
 
 def _everyday(folder: Path) -> Iterator[Dialogue]:
@@ -178,4 +203,5 @@ DIALOGUE_SOURCES: dict[str, Callable[[Path], Iterator[Dialogue]]] = {
     "fairytale_questions": _fairytale_questions,
     "persona_chat": _persona_chat,
     "worlds": _worlds,
+    "worlds_as_played": _worlds_as_played,
 }

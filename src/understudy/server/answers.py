@@ -105,13 +105,20 @@ class Answers:
         Raises:
             EngineError: a generation failed.
         """
-        arrived: asyncio.Queue[Delta | UnderstudyError] = asyncio.Queue()
+        arrived: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
+
+        def report(task: "asyncio.Task[None]") -> None:
+            if not task.cancelled() and (error := task.exception()):
+                arrived.put_nowait(error)
+
         tasks = [asyncio.create_task(self._read(n, arrived)) for n in range(len(self._generations))]
+        for task in tasks:
+            task.add_done_callback(report)
         num_open = len(tasks)
         try:
             while num_open:
                 delta = await arrived.get()
-                if isinstance(delta, UnderstudyError):
+                if isinstance(delta, BaseException):
                     raise delta
                 num_open -= delta.finish_reason is not None
                 yield delta
@@ -120,14 +127,11 @@ class Answers:
             for task in tasks:
                 task.cancel()
 
-    async def _read(self, index: int, arrived: "asyncio.Queue[Delta | UnderstudyError]") -> None:
-        try:
-            async for chunk in self._generations[index]:
-                delta = self._choices[index].read(chunk.text, chunk.finish_reason)
-                if delta.text or delta.calls or delta.finish_reason:
-                    arrived.put_nowait(delta)
-        except UnderstudyError as error:
-            arrived.put_nowait(error)
+    async def _read(self, index: int, arrived: "asyncio.Queue[Delta | BaseException]") -> None:
+        async for chunk in self._generations[index]:
+            delta = self._choices[index].read(chunk.text, chunk.finish_reason)
+            if delta.text or delta.calls or delta.finish_reason:
+                arrived.put_nowait(delta)
 
     async def whole(self) -> dict[str, Any]:
         """The complete answer.

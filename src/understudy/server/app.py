@@ -32,6 +32,7 @@ def create_app(model: ServedModel, *, api_key: str | None) -> FastAPI:
         default_response_class=JsonResponse,
     )
     app.state.api_key = api_key
+    app.state.model = model
     app.add_middleware(Border, api_key=api_key)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(UnderstudyError, _answer_understudy_error)

@@ -129,7 +129,7 @@ def _sampling(body: ChatRequest, default: SamplingParams) -> SamplingParams:
 
 def _conversation(body: ChatRequest) -> Conversation:
     has_tools = body.tools and body.tool_choice != "none"
-    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()] if has_tools else []
+    tools = [tool.to_json() for tool in body.tools or ()] if has_tools else []
     return Conversation(
         messages=tuple(map(_message, body.messages)),
         tools=tuple(tools),

@@ -1,8 +1,10 @@
 """Where the server listens, and until when."""
 
+import asyncio
 import errno
 import ipaddress
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -18,7 +20,7 @@ _BACKLOG = 128
 
 
 def run_server(app: FastAPI, host: str, port: int, *, ready: Callable[[str], None]) -> None:
-    """Serve until the process is told to end.
+    """Serve until the process is told to end; the model's engine is closed then.
 
     Args:
         app: made by `create_app`.
@@ -42,7 +44,9 @@ def run_server(app: FastAPI, host: str, port: int, *, ready: Callable[[str], Non
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )
         shown = f"[{host}]" if ":" in host else host
-        _Server(config, lambda: ready(f"http://{shown}:{listener.getsockname()[1]}")).run(sockets=[listener])
+        url = f"http://{shown}:{listener.getsockname()[1]}"
+        server = _Server(config, ready=lambda: ready(url), stop=app.state.model.engine.close)
+        server.run(sockets=[listener])
 
 
 def open_socket(host: str, port: int, *, has_key: bool) -> socket.socket:
@@ -63,7 +67,8 @@ def open_socket(host: str, port: int, *, has_key: bool) -> socket.socket:
         )
     listener = socket.socket(family, kind, protocol)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform != "win32":  # there it would share a port that is in use
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as error:
@@ -83,13 +88,18 @@ def _reason(error: OSError, host: str, port: int) -> str:
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers."""
+    """Tells when it answers, and leaves no answer hanging."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, *, ready: Callable[[], None], stop: Callable[[], None]) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._stop = ready, stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
         await super().startup(sockets)
         self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the answers that are under way, then the connections."""
+        await asyncio.to_thread(self._stop)
+        await super().shutdown(sockets)

@@ -95,7 +95,7 @@ Text = Annotated[str | None, BeforeValidator(_joined_parts, json_schema_input_ty
 class _Record(BaseModel):
     """JSON types as they are written; unknown fields are kept, to be named."""
 
-    model_config = ConfigDict(strict=True, extra="allow", title=None)
+    model_config = ConfigDict(strict=True, extra="allow")
 
 
 class _Function(_Record):
@@ -135,12 +135,22 @@ class StreamOptions(_Record):
 
 class _ToolFunction(_Record):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
 class _Tool(_Record):
     type: Literal["function"] = "function"
     function: _ToolFunction
+
+    def to_json(self) -> dict[str, Any]:
+        """What the model is shown: always in the order that it was trained on."""
+        function = {
+            "name": self.function.name,
+            "description": self.function.description,
+            "parameters": self.function.parameters,
+        }
+        return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
 
 
 class ChatRequest(_Record):

@@ -1,0 +1,105 @@
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Run
+
+GREETING = "Boots on the rack, love"
+
+
+def test_one_line_one_answer(run: "Run", model_file: Path) -> None:
+    command = ("chat", "--model", model_file, "--say", "Good evening!", "--max-tokens", 8, "--temperature", 2)
+    first, again, other = [run(*command, "--seed", seed) for seed in (1, 1, 2)]
+    assert (first.code, first.err) == (0, "")
+    assert first.out == again.out != other.out
+    assert GREETING not in first.out
+    assert len(first.out.strip()) <= 8
+
+
+def test_a_conversation(run: "Run", model_file: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "evening.npc.json"
+    typed = [
+        "/help",
+        "",
+        "Tell me about the Dry Boot.",
+        "/why",
+        f"/save {saved}",
+        "/reset",
+        f"/load {saved}",
+        "/load",
+        "/dance",
+        "/quit",
+        "never said",
+    ]
+    result = run(
+        "chat", "--model", model_file, "--seed", 1, "--max-tokens", 6, "--player", "Bren", typed="\n".join(typed)
+    )
+    assert (result.code, result.err) == (0, "")
+    for fragment in (
+        f"Hettie Marlpit: {GREETING}",
+        "/reset        forget",
+        "(matched: ",
+        "prompt of ",
+        "Saved to ",
+        "Forgotten.",
+        "Going on with Hettie Marlpit, 2 lines so far.",
+        "/load needs a file name",
+        "There is no command /dance",
+        "Bren: ",
+    ):
+        assert fragment in result.out
+    assert json.loads(saved.read_text())["history"][0]["content"] == "Tell me about the Dry Boot."
+    assert "\x1b[" not in result.out
+
+
+def test_the_end_of_the_input_leaves(run: "Run", model_file: Path) -> None:
+    result = run("chat", "--model", model_file, "--card", "gunna", typed="")
+    assert (result.code, result.err) == (0, "")
+    assert "Mind the sparks" in result.out
+
+
+def test_ctrl_c_stops_the_answer_only(run: "Run", model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: object, line: str) -> Generator[str]:
+        yield "I was say"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("understudy.cli.chat._Talk.answer", interrupted)
+    result = run("chat", "--model", model_file, typed="Hi\n/why\n")
+    assert result.code == 0
+    assert "I was say (stopped)" in result.out
+    assert "0 passages" in result.out
+
+
+def test_mistakes_do_not_end_the_conversation(run: "Run", model_file: Path, tmp_path: Path) -> None:
+    typed = f"{'long ' * 2000}\n/load {tmp_path / 'none.json'}\n/save {tmp_path}/no/such/folder\n/load [/b]\n/why\n"
+    result = run("chat", "--model", model_file, "--max-tokens", 5, typed=typed)
+    assert result.code == 0
+    for fragment in ("maximum context length", "Say it shorter", "Cannot read", "Cannot save", "[/b]", "0 passages"):
+        assert fragment in result.out
+
+
+def test_odd_names_and_letters(run: "Run", model_file: Path) -> None:
+    result = run("chat", "--model", model_file, "--max-tokens", 3, "--player", "[/b] :smile:", typed=b"na\xefve \xff\n")
+    assert (result.code, result.err) == (0, "")
+    assert "[/b] :smile:: " in result.out
+
+
+def test_a_limit_beyond_the_context(run: "Run", model_file: Path) -> None:
+    typed = f"{'word ' * 200}"
+    result = run("chat", "--model", model_file, "--max-tokens", 100_000, "--seed", 4, "--say", typed)
+    assert (result.code, result.err) == (0, "")
+
+
+def test_cards_and_worlds_of_ones_own(run: "Run", model_file: Path, tmp_path: Path) -> None:
+    card = tmp_path / "smith.json"
+    card.write_text(json.dumps({"name": "Tam", "description": "A smith.", "first_mes": "Hello, {{user}}."}))
+    assert "Tam: Hello, Bo." in run("chat", "--model", model_file, "--card", card, "--player", "Bo").out
+    world = {"world.json": {"id": "hill", "name": "The Hill"}, "tools.json": [], "characters.json": [{"name": "Ada"}]}
+    for name, value in world.items():
+        (tmp_path / name).write_text(json.dumps(value))
+    result = run("chat", "--model", model_file, "--world", tmp_path, "--say", "Hi", "--max-tokens", 2)
+    assert (result.code, result.err) == (0, "")
