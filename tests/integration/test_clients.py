@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
@@ -15,8 +16,9 @@ PUBLISHED = "nvidia/nemotron-mini-4b-instruct"
 
 
 @pytest.fixture(scope="module")
-def client(server_with_key: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=server_with_key, api_key="secret", max_retries=0, timeout=60)
+def client(server_with_key: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=server_with_key, api_key="secret", max_retries=0, timeout=60) as client:
+        yield client
 
 
 def test_openai_whole(client: openai.OpenAI) -> None:
@@ -62,8 +64,11 @@ def test_openai_errors(client: openai.OpenAI, server_with_key: str) -> None:
     with pytest.raises(openai.BadRequestError, match="maximum context length is 4096 tokens") as long:
         client.chat.completions.create(model="harrow", messages=[{"role": "user", "content": "x" * 5000}], stream=True)
     assert long.value.code == "context_length_exceeded"
-    with pytest.raises(openai.AuthenticationError) as stranger:
-        openai.OpenAI(base_url=server_with_key, api_key="wrong").models.list()
+    with (
+        openai.OpenAI(base_url=server_with_key, api_key="wrong") as other,
+        pytest.raises(openai.AuthenticationError) as stranger,
+    ):
+        other.models.list()
     assert stranger.value.code == "invalid_api_key"
 
 

@@ -3,6 +3,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from understudy.errors import ServeError
 from understudy.server import create_app
 
 if TYPE_CHECKING:
@@ -44,3 +45,9 @@ async def test_probes_need_no_key(client: httpx.AsyncClient) -> None:
 async def test_every_answer_has_an_id_of_its_own(client: httpx.AsyncClient) -> None:
     ids = {(await client.get(path)).headers["x-request-id"] for path in ("/v1/health/live", "/v1/models", "/x")}
     assert len(ids) == 3
+
+
+@pytest.mark.parametrize("key", ["", " ", " secret", "secret\n", "a\x00b", "\udcff"])
+def test_a_key_that_nobody_can_send(stage: "Stage", key: str) -> None:
+    with pytest.raises(ServeError, match="API key must be"):
+        create_app(stage.served, api_key=key)

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from understudy import __version__
-from understudy.errors import UnderstudyError
+from understudy.errors import ServeError, UnderstudyError
 from understudy.server.border import Border
 from understudy.server.chat import answer_chat, check_model
 from understudy.server.problem import JsonResponse, Problem, problem_of
@@ -24,11 +24,17 @@ def create_app(model: ServedModel, *, api_key: str | None) -> FastAPI:
     Args:
         model: what answers; the caller closes it.
         api_key: what clients must send as a bearer token; None: nothing.
+
+    Raises:
+        ServeError: no client could send this key.
     """
+    if api_key is not None and not (api_key and api_key.isprintable() and api_key == api_key.strip()):
+        raise ServeError("The API key must be printable characters without spaces at its ends; set another key.")
     app = FastAPI(
         title="Understudy",
         version=__version__,
         redirect_slashes=False,
+        redoc_url=None,
         default_response_class=JsonResponse,
     )
     app.state.api_key = api_key
@@ -89,7 +95,7 @@ async def _answer_understudy_error(_request: Request, error: Exception) -> Respo
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     """The framework's own refusals: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
+    where = f"{request.method} {request.scope['path']}"
     if error.status_code == 404:
         return Problem(404, f"There is nothing at {where}; the API is below /v1.", code="unknown_url").response()
     if error.status_code == 405:

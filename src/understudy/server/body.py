@@ -56,13 +56,15 @@ async def _read(request: Request) -> bytes:
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
-    """Parse an object; NaN, infinity, half surrogate pairs and endless nesting are refused.
+    """Parse an object; NaN, infinity, keys given twice, half surrogate pairs and endless nesting are refused.
 
     Raises:
         Problem: the bytes are none.
     """
     try:
-        value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(
+            data.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite
+        )
     except UnicodeDecodeError as error:
         raise Problem(400, f"The body is no UTF-8 text: {error.reason} at byte {error.start}.") from error
     except RecursionError as error:
@@ -94,6 +96,16 @@ def _texts(value: Any) -> Iterator[str]:
             return
         level = below
     raise Problem(400, f"The body's JSON is nested deeper than {_MAX_DEPTH} levels.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python's parser keeps the last of two values under one key; which of them was meant, nobody can say."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        doubled = next(key for key in value if keys.count(key) > 1)
+        raise ValueError(f"the key {doubled[:40]!r} is given twice in one object")
+    return value
 
 
 def _refuse(constant: str) -> None:

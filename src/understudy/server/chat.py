@@ -20,6 +20,7 @@ from understudy.server.served import ServedModel
 __all__ = ["answer_chat", "check_model"]
 
 _MAX_WAITING = 64
+_MAX_ID_DIGITS = 10
 _SAMPLING = (
     "temperature",
     "top_p",
@@ -118,12 +119,10 @@ def _nth(sampling: SamplingParams, number: int) -> SamplingParams:
 
 def _sampling(body: ChatRequest, default: SamplingParams) -> SamplingParams:
     given: dict[str, Any] = {name: value for name in _SAMPLING if (value := getattr(body, name)) is not None}
-    try:
-        given["logit_bias"] = {int(token_id): bias for token_id, bias in (body.logit_bias or {}).items()}
-    except ValueError as error:
-        raise RequestError(
-            'logit_bias must have token ids as its keys, e.g. {"42": -100}.', param="logit_bias"
-        ) from error
+    bias = body.logit_bias or {}
+    if not all(token_id.isascii() and token_id.isdigit() and len(token_id) < _MAX_ID_DIGITS for token_id in bias):
+        raise RequestError('logit_bias must have token ids as its keys, e.g. {"42": -100}.', param="logit_bias")
+    given["logit_bias"] = {int(token_id): value for token_id, value in bias.items()}
     return dataclasses.replace(default, **given)
 
 

@@ -23,9 +23,19 @@ _WITHOUT_EFFECT = frozenset(
 )
 # Fields that ask for what this server cannot do yet; ignoring them would give a wrong answer with status 200.
 _UNSUPPORTED = frozenset(
-    {"audio", "bad_words", "best_of", "chat_template", "continue_final_message", "ebnf", "echo", "function_call"}
+    {
+        "allowed_token_ids",
+        "audio",
+        "bad_words",
+        "best_of",
+        "chat_template",
+        "continue_final_message",
+        "ebnf",
+        "echo",
+        "function_call",
+    }
     | {"functions", "grammar", "ignore_eos", "json_schema", "logprobs", "min_tokens", "prompt_logprobs", "regex"}
-    | {"structured_outputs", "top_logprobs", "use_beam_search", "web_search_options"}
+    | {"stop_token_ids", "structured_outputs", "top_logprobs", "use_beam_search", "web_search_options"}
 )
 
 
@@ -79,12 +89,12 @@ def _choice_of_tool(value: Any) -> Any:
 def _format(value: Any) -> Any:
     if value is None or (isinstance(value, dict) and value.get("type") == "text"):
         return value
-    raise ValueError(f'only {{"type": "text"}} is supported yet, got {_shown(value)}')
+    raise ValueError(f'must be {{"type": "text"}}, nothing else is supported yet; got {_shown(value)}')
 
 
 def _modalities(value: Any) -> Any:
     if value not in (None, ["text"]):
-        raise ValueError(f'only ["text"] is supported, got {_shown(value)}')
+        raise ValueError(f'must be ["text"], nothing else is supported; got {_shown(value)}')
     return value
 
 
@@ -160,8 +170,8 @@ class ChatRequest(_Record):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Whole | None = None
-    max_completion_tokens: Whole | None = None
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
     n: Annotated[Whole, Field(ge=1, le=_MAX_CHOICES)] | None = None
     stop: Annotated[
         list[str],
@@ -230,7 +240,9 @@ def _refuse_unsupported(value: Mapping[str, Any]) -> None:
 
 
 def _refuse_typo(name: str) -> None:
-    near = difflib.get_close_matches(name, ChatRequest.model_fields, n=1, cutoff=_TYPO_RATIO)
+    # The required fields are there; so `models`, which some clients send beside `model`, is no typing error.
+    optional = [field for field, info in ChatRequest.model_fields.items() if not info.is_required()]
+    near = difflib.get_close_matches(name, optional, n=1, cutoff=_TYPO_RATIO)
     if near:
         raise Problem(
             400,
