@@ -297,9 +297,14 @@ def test_async_reader_gets_the_error(lab: "Lab") -> None:
 
 
 def test_close(lab: "Lab", wait_until: "WaitUntil") -> None:
-    with lab.scripted(lambda ids: lab.byte(65), max_running=1) as engine:
+    def slowly(_ids: Any) -> int:
+        time.sleep(0.01)
+        return lab.byte(65)
+
+    with lab.scripted(slowly, max_running=1) as engine:
         running, waiting = engine.submit(lab.request()), engine.submit(lab.request())
-        next(iter(running))
+        stream = iter(running)  # dropped, it would cancel the request
+        next(stream)
     for generation in (running, waiting):
         if generation.finish_reason != "cancelled":
             with pytest.raises(EngineError, match="closed before"):

@@ -107,7 +107,8 @@ def _worlds(folder: Path) -> Iterator[Dialogue]:
 
 def _worlds_as_played(folder: Path) -> Iterator[Dialogue]:
     """The worlds once more as `understudy chat` shows them: the card's own system prompt, and among the passages up
-    to two that the character knows but that nobody asked for."""
+    to two that the character knows but that nobody asked for.
+    """
     rng = random.Random(212)
     for name in _WORLDS:
         root = _worlds_folder(folder) / name
