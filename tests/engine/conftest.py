@@ -11,25 +11,10 @@ import pytest
 from understudy.engine import Engine, EngineOptions, GenerationRequest, MemoryFigures, SamplingParams, Step
 from understudy.model.config import NemotronConfig
 from understudy.model.transformer import ReferenceBackend
-from understudy.testing import byte_tokenizer, tiny_config, tiny_model
+from understudy.testing import ListCache, byte_tokenizer, tiny_config, tiny_model
 
 Rule = Callable[[list[int]], int]
 EOS = 3
-
-
-class ListCache:
-    """Remembers the tokens themselves."""
-
-    def __init__(self) -> None:
-        self.token_ids: list[int] = []
-
-    @property
-    def length(self) -> int:
-        return len(self.token_ids)
-
-    def truncate(self, length: int) -> None:
-        assert 0 <= length <= self.length
-        del self.token_ids[length:]
 
 
 class ScriptedBackend:

@@ -17,21 +17,9 @@ from understudy.npc.model import Model
 from understudy.prompt import Renderer
 from understudy.server import ServedModel, create_app
 from understudy.server.listen import open_socket
-from understudy.testing import tiny_model
+from understudy.testing import ListCache, tiny_model
 
 EOS = 3
-
-
-class Cache:
-    def __init__(self) -> None:
-        self.token_ids: list[int] = []
-
-    @property
-    def length(self) -> int:
-        return len(self.token_ids)
-
-    def truncate(self, length: int) -> None:
-        del self.token_ids[length:]
 
 
 class Stage:
@@ -57,7 +45,7 @@ class Stage:
         self.num_steps = 0
         self.gate = threading.Event()
         self.gate.set()
-        self._caches: list[Cache] = []
+        self._caches: list[ListCache] = []
         renderer = Renderer(files.tokenizer)
         self.engine = Engine(self, self.tokenizer)
         model = Model(files=files, backend=self, engine=self.engine, renderer=renderer)
@@ -73,8 +61,8 @@ class Stage:
             for c in self._caches
         ]
 
-    def new_cache(self) -> Cache:
-        self._caches.append(Cache())
+    def new_cache(self) -> ListCache:
+        self._caches.append(ListCache())
         return self._caches[-1]
 
     def memory(self) -> MemoryFigures:
@@ -87,7 +75,7 @@ class Stage:
             raise self.failure
         results = []
         for step in batch:
-            assert isinstance(step.cache, Cache)
+            assert isinstance(step.cache, ListCache)
             step.cache.token_ids += step.token_ids
             logits = np.full((step.num_logits, self.config.vocab_size), -30, np.float32)
             if step.num_logits:

@@ -1,5 +1,6 @@
 """Small random models for tests and documentation; nothing in the product imports this package."""
 
+from understudy.testing.cache import ListCache
 from understudy.testing.tiny import byte_tokenizer, random_tensors, tiny_config, tiny_model
 
-__all__ = ["byte_tokenizer", "random_tensors", "tiny_config", "tiny_model"]
+__all__ = ["ListCache", "byte_tokenizer", "random_tensors", "tiny_config", "tiny_model"]
