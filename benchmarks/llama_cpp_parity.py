@@ -3,7 +3,9 @@
 Run: python benchmarks/llama_cpp_parity.py [MODEL.gguf]      (needs llama-cpp-python: pip install 'understudy[peers]')
 
 Where the two part, the gap between the two best logits is printed: llama.cpp rounds activations to 16 or 8 bits, so a
-near-tie may fall either way; a gap well above that rounding would be an error of ours.
+near-tie may fall either way; a gap well above that rounding would be an error of ours. To tell the two apart, the
+quantized weights are also written out as F16 by us, so that llama.cpp multiplies the same weights without 8-bit
+activations: what still differs then would be our reading of the format.
 """
 
 import contextlib
@@ -20,6 +22,7 @@ import numpy as np
 from understudy.engine.backend import Step
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
+from understudy.model.gguf_writer import write_gguf
 from understudy.model.transformer import ReferenceBackend
 from understudy.prompt import Conversation, Message, encode_pieces, render
 
@@ -91,11 +94,22 @@ def theirs(llama: llama_cpp.Llama, prompt: list[int]) -> list[int]:
     return tokens
 
 
-def compare(path: Path) -> tuple[int, int, list[str]]:
-    """(prompts that agree in all tokens, tokens that agree before the first difference, differences)."""
+def widen(source: Path, target: Path) -> None:
+    """Write a quantized GGUF's weights as F16."""
+    model = load_model(source)
+    tensors = {name: weight.dense() for name, weight in model.weights.items()}
+    write_gguf(target, model.config, tensors, model.tokenizer.definition, model.chat_template, file_type="f16")
+
+
+def compare(path: Path, peer_path: Path) -> tuple[int, int, list[str]]:
+    """Our tokens for `path` against llama.cpp's for `peer_path`.
+
+    Returns:
+        Prompts that agree in all tokens, tokens that agree before the first difference, and the differences.
+    """
     model = load_model(path)
     with quiet():
-        llama = llama_cpp.Llama(str(path), n_ctx=512, logits_all=False, verbose=False, n_threads=2)
+        llama = llama_cpp.Llama(str(peer_path), n_ctx=512, logits_all=False, verbose=False, n_threads=2)
     backend = ReferenceBackend(model.config, model.weights)
     same, agreed, notes = 0, 0, []
     for number, prompt in enumerate(prompts(model)):
@@ -127,12 +141,15 @@ def main() -> None:
     num_prompts = len(SYSTEMS) * len(LINES)
     print(f"llama-cpp-python {llama_cpp.__version__}, {num_prompts} prompts, {NUM_TOKENS} greedy tokens each")
     with tempfile.TemporaryDirectory() as folder:
-        files = {"as shipped": source}
+        files = {"as shipped": (source, source)}
         for name, number in QUANTIZATIONS.items():
-            files[name] = Path(folder) / f"{name}.gguf"
-            quantize(source, files[name], number)
-        for name, path in files.items():
-            same, agreed, notes = compare(path)
+            path, wide = Path(folder) / f"{name}.gguf", Path(folder) / f"{name}-f16.gguf"
+            quantize(source, path, number)
+            widen(path, wide)
+            files[name] = (path, path)
+            files[f"{name}, there as F16"] = (path, wide)
+        for name, (path, peer_path) in files.items():
+            same, agreed, notes = compare(path, peer_path)
             total = len(SYSTEMS) * len(LINES)
             print(f"{name}: {same}/{total} prompts identical, {agreed}/{total * NUM_TOKENS} tokens before a difference")
             for note in notes:
