@@ -109,9 +109,10 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Small:
-    """Small talk."""
+    """Small talk; where it has slots, the player names something and the answer takes it up."""
 
     id: str
+    slots: tuple[tuple[str, Maker], ...]
     questions: Templates
     answers: Templates
 
@@ -384,13 +385,15 @@ def load_tells(path: Path, slots: Slots) -> tuple[Tell, ...]:
     return tuple(out)
 
 
-def load_small(path: Path) -> tuple[Small, ...]:
+def load_small(path: Path, slots: Slots) -> tuple[Small, ...]:
     """Compiles smalltalk.json."""
     out = []
     for entry in entries(path):
         where = f"{path.name}:{entry.get('id')}"
-        pair = [need(parse(strings(entry, key, where), COMMON, where), where, key) for key in ("questions", "answers")]
-        out.append(Small(str(entry.get("id")), pair[0], pair[1]))
+        makers = slot_makers(entry, slots, where)
+        known = {*COMMON, *(slot for slot, _ in makers)}
+        pair = [need(parse(strings(entry, key, where), known, where), where, key) for key in ("questions", "answers")]
+        out.append(Small(str(entry.get("id")), makers, pair[0], pair[1]))
     return tuple(out)
 
 

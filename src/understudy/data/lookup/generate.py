@@ -17,16 +17,17 @@ __all__ = ["DEFAULT_MIX", "Dialogue", "LookupGenerator"]
 Dialogue = dict[str, object]
 
 DEFAULT_MIX: Mapping[str, float] = {
-    "persona": 0.27,
-    "lore": 0.33,
-    "recall": 0.09,
-    "tool": 0.12,
+    "persona": 0.25,
+    "lore": 0.26,
+    "chat": 0.15,
+    "recall": 0.08,
+    "tool": 0.09,
     "mixed": 0.12,
-    "copy": 0.02,
-    "ledger": 0.05,
+    "copy": 0.01,
+    "ledger": 0.04,
 }
 _OF_KIND = {"tool": "tool", "lore": "rag", "mixed": "rag"}
-_LISTED = ("facts_persona.json", "facts_lore.json", "recall.json", "tools.json")
+_LISTED = ("facts_persona.json", "facts_lore.json", "recall.json", "tools.json", "smalltalk.json")
 
 
 class LookupGenerator:
@@ -47,7 +48,7 @@ class LookupGenerator:
         Args:
             seed: decides everything that follows.
             content_dir: where the content files lie; beside this module by default.
-            mix: weights of the kinds persona, lore, recall, tool, mixed, copy and ledger.
+            mix: weights of the kinds persona, lore, chat, recall, tool, mixed, copy and ledger.
 
         Raises:
             ValueError: if a content file or the mix is wrong.
@@ -83,7 +84,7 @@ class LookupGenerator:
         """Returns a dialogue of a kind and what its answers have to hold.
 
         Args:
-            kind: persona, lore, recall, tool, mixed, copy or ledger.
+            kind: persona, lore, chat, recall, tool, mixed, copy or ledger.
 
         Returns:
             The dialogue, and for each assistant turn the value that it contains, None if nothing
@@ -124,7 +125,7 @@ class LookupGenerator:
         """Returns a dialogue to test a model with.
 
         Args:
-            kind: persona, lore, recall, tool, mixed, copy or ledger.
+            kind: persona, lore, chat, recall, tool, mixed, copy or ledger.
 
         Returns:
             The dialogue, whose last turn is the assistant's right answer, and the value that a
@@ -164,7 +165,7 @@ class LookupGenerator:
         rng = self._rng
         content = self.content
         extra = ""
-        least, most = {"persona": (1, 8), "mixed": (1, 5)}.get(kind, (0, 3))
+        least, most = {"persona": (1, 8), "mixed": (1, 5), "chat": (0, 4)}.get(kind, (0, 3))
         if kind in ("lore", "mixed") and rng.random() < 0.35:
             extra = rng.choice(content.lore_rules)
         elif kind == "tool" and rng.random() < 0.4:
@@ -177,6 +178,8 @@ class LookupGenerator:
             count = rng.choices((1, 2, 3, 4, 5), (30, 28, 20, 12, 10))[0] if kind == "lore" else 1
             scene.topics = content.lore.topics(count + (kind == "mixed" and rng.random() < 0.4))
             context = content.lore.passages(scene.topics)
+            if rng.random() < 0.25:
+                context.insert(rng.randint(0, len(context)), rng.choice(content.persona.background["passages"]))
             if rng.random() < 0.08:
                 system = f"{system}\n{rng.choice(content.lore_in_system)}{' '.join(context)}"
                 context = []
@@ -193,6 +196,14 @@ class LookupGenerator:
                 (scene.ask_identity, 0.12),
                 (scene.ask_unstated, 0.1),
                 (scene.small_talk, 0.1),
+            ]
+        elif kind == "chat":
+            moves = [
+                (scene.small_talk, 0.78),
+                (scene.ask_fact, 0.08),
+                (scene.ask_identity, 0.08),
+                (scene.tell, 0.03),
+                (scene.ask_told, 0.03),
             ]
         elif kind == "lore":
             moves = [

@@ -28,6 +28,7 @@ from .text import Template, choose, sentence_case
 __all__ = ["MAX_WORDS", "Character", "PersonaKit", "Stated"]
 
 MAX_WORDS = 112
+MAX_PORTRAIT_WORDS = 140
 
 
 @dataclass(slots=True)
@@ -81,6 +82,7 @@ class PersonaKit:
         self._third_end = self._parse(shapes, "third_end")
         self._scenarios = self._parse(shapes, "scenarios")
         self._rules = self._parse(shapes, "rules")
+        self.background = _background(folder / "background.json")
         self._joins = strings(shapes, "card_joins", "prompts.json:card_joins")
         cards = cast(list[list[str]], shapes["cards"])
         self._cards = tuple(parse(card, COMMON, "prompts.json:cards") for card in cards)
@@ -119,6 +121,8 @@ class PersonaKit:
             env = {slot: full[slot] for slot in (*opening.needs, "name", "first")}
             one = Character(env, style=self._style())
             self._flow(one, opening, kind is self._third, self._pick(least, most))
+            if kind is self._openings and rng.random() < 0.6:
+                self._portrait(one)
         tail = self._tail(one, extra)
         if tail:
             one.system += ("\n" if "\n" in one.system else " ") + tail
@@ -167,6 +171,18 @@ class PersonaKit:
             end = choose(self._rng, self._third_end, one.env)
             lines.append(end.render(one.env) if end else "")
         one.system = (" " if self._rng.random() < 0.93 else "\n").join(line for line in lines if line)
+
+    def _portrait(self, one: Character) -> None:
+        """Adds sentences of hand-written cards, of which nobody asks: a prompt as `prompt.persona_prompt` writes it."""
+        rng = self._rng
+        lines = one.system.split(". ")
+        for detail in rng.sample(self.background["details"], rng.randint(0, 3)):
+            lines.insert(rng.randint(1, len(lines)), detail.removesuffix("."))
+        one.system = ". ".join(line.removesuffix(".") for line in lines) + "."
+        for key, chance in (("traits", 0.6), ("speech", 0.6), ("meetings", 0.5)):
+            line = rng.choice(self.background[key])
+            if rng.random() < chance and len(one.system.split()) + len(line.split()) < MAX_PORTRAIT_WORDS:
+                one.system += f" {line}"
 
     def _card(self, one: Character, full: dict[str, str], facts: list[Fact]) -> None:
         rng = self._rng
@@ -218,6 +234,11 @@ class PersonaKit:
             if fact.id not in barred:
                 return fact
         return None
+
+
+def _background(path: Path) -> dict[str, list[str]]:
+    texts = read_object(path)
+    return {key: strings(texts, key, path.name) for key in ("details", "traits", "speech", "meetings", "passages")}
 
 
 def _identity(entry: Entry) -> Ask:

@@ -34,7 +34,7 @@ class Content:
         self.lore = LoreKit(folder, slots, rng)
         self.tells = load_tells(folder / "recall.json", slots)
         self.tools = ToolKit(folder, slots, rng, self.persona.raw)
-        self.small = load_small(folder / "smalltalk.json")
+        self.small = load_small(folder / "smalltalk.json", slots)
         unknown = _unknown(folder / "unknown.json")
         self.unknown = unknown["answers"]
         self.unknown_self = unknown["persona_answers"]
@@ -199,15 +199,17 @@ class Scene:
         """Greetings and the like."""
         rng = self._rng
         one = self._c.small[int(rng.random() * len(self._c.small))]
-        question = choose(rng, one.questions, self.who.env)
-        answer = choose(rng, one.answers, self.who.env)
+        values = {slot: make() for slot, make in one.slots}
+        env = {**self.who.env, **values}
+        question = choose(rng, one.questions, env, must=list(values))
+        answer = choose(rng, one.answers, env)
         if one.id in self._small_used or question is None or answer is None:
             return False
         if self._stated and not self._stated.isdisjoint(self._c.small_clashes.get(one.id, ())):
             return False
         self._small_used.add(one.id)
-        self._user(question, self.who.env)
-        self._say(answer, self.who.env, None)
+        self._user(question, env, list(values.values()), keep_case=bool(values))
+        self._say(answer, env, None)
         return True
 
     def tell(self) -> bool:

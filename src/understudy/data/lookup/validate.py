@@ -40,7 +40,8 @@ def validate(content: Content, drills: DrillKit) -> int:
         where = f"recall.json:{tell.id}"
         count += _render((*tell.tells, *tell.reactions, *tell.questions, *tell.answers), env, where)
     for small in content.small:
-        count += _render((*small.questions, *small.answers), _COMMON, f"smalltalk.json:{small.id}")
+        env = {**_COMMON, **{slot: make() for slot, make in small.slots}}
+        count += _render((*small.questions, *small.answers), env, f"smalltalk.json:{small.id}")
     for tool in content.tools.tools:
         count += _tool(tool, {**_COMMON, **content.tools.values(tool)})
     for ledger in drills.ledgers:
