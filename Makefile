@@ -6,7 +6,10 @@ override SAY := $(value SAY)
 export SAY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup chat test check fix bench docs clean
+.PHONY: help setup chat test check fix bench native docs clean
+
+# What the compiled kernels are made of: a change rebuilds them.
+NATIVE := CMakeLists.txt $(wildcard native/*/*.cpp native/*/*.h native/*/*/*.h)
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +37,9 @@ fix: $(VENV)/.dev ## let the formatter and the linter mend what they can
 bench: $(VENV)/.runtime ## measure load time, first token, tokens a second, memory
 	@$(PY) -m benchmarks.first_token $(ARGS)
 
+native: $(VENV)/.runtime ## build the compiled kernels (chat, test and check do it by themselves)
+	@$(PY) -c 'from understudy.kernels.native import *; print(", ".join(kernel_names()) or MISSING_MEND)'
+
 docs: $(VENV)/.dev ## write docs/cli.md from the commands themselves
 	$(VENV)/bin/typer understudy.cli.app utils docs --name understudy --output docs/cli.md
 
@@ -42,12 +48,12 @@ clean: ## remove the environment, caches and build output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp a set of packages: the second run installs nothing.
-$(VENV)/.runtime: pyproject.toml | $(PY)
+$(VENV)/.runtime: pyproject.toml $(NATIVE) | $(PY)
 	@echo "Installing the runtime into $(VENV) (once) ..." >&2
 	@$(PY) -m pip install -qq --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(PY)
+$(VENV)/.dev: pyproject.toml $(NATIVE) | $(PY)
 	@echo "Installing what tests, checks and training need into $(VENV) (once, minutes) ..." >&2
 	@$(PY) -m pip install -qq --disable-pip-version-check -e '.[dev]'
 	@touch $(VENV)/.runtime $@

@@ -30,6 +30,12 @@ class ScriptedBackend:
         self.gate = threading.Event()
         self.gate.set()
         self.failure: Exception | None = None
+        self.num_free: int | None = None
+
+    block_tokens = 1
+
+    def num_free_tokens(self) -> int | None:
+        return self.num_free
 
     def new_cache(self) -> ListCache:
         return ListCache()

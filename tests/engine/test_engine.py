@@ -349,13 +349,29 @@ def test_a_chats_second_turn_computes_only_what_is_new(lab: "Lab") -> None:
     assert warm == tokens(lab.real(), request)
 
 
-def test_a_cache_in_use_is_not_shared(lab: "Lab") -> None:
+def test_what_is_computed_is_shared_by_all(lab: "Lab") -> None:
     engine = lab.real()
     request = lab.request("The same question to all.", max_tokens=20, stop_token_ids=frozenset())
     expected = tokens(engine, request)
     generations = [engine.submit(request) for _ in range(4)]
     assert [[i for c in g for i in c.token_ids] for g in generations] == [expected] * 4
-    assert sorted(g.usage.cached_tokens for g in generations)[:3] == [0, 0, 0]
+    assert {g.usage.cached_tokens for g in generations} == {len(request.prompt_ids) - 1}
+
+
+def test_a_full_cache_drops_the_past_first_then_the_newest_request(lab: "Lab") -> None:
+    engine = lab.scripted(lambda ids: lab.byte(0x41 + len(ids) % 26))
+    backend = lab.backends[-1]
+    assert tokens(engine, lab.request("The past.", max_tokens=4))
+    backend.gate.clear()
+    first = engine.submit(lab.request("An old request.", max_tokens=4))
+    second = engine.submit(lab.request("A new request.", max_tokens=4))
+    backend.num_free = 25
+    backend.gate.set()
+    assert first.text()
+    with pytest.raises(EngineError, match="memory"):
+        second.text()
+    backend.num_free = None
+    assert tokens(engine, lab.request("A new request.", max_tokens=4))
 
 
 def test_a_cancelled_requests_cache_is_sound(lab: "Lab", wait_until: "WaitUntil") -> None:

@@ -61,9 +61,20 @@ class Stage:
             for c in self._caches
         ]
 
+    block_tokens = 1
+
+    def num_free_tokens(self) -> int | None:
+        return None
+
     def new_cache(self) -> ListCache:
-        self._caches.append(ListCache())
-        return self._caches[-1]
+        lab = self
+
+        class Watched(ListCache):
+            def __init__(self) -> None:
+                super().__init__()
+                lab._caches.append(self)
+
+        return Watched()
 
     def memory(self) -> MemoryFigures:
         return MemoryFigures(weight_bytes=0, mapped_bytes=0, cache_bytes_per_token=1 << 40)

@@ -38,6 +38,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0: always the likeliest word; 2: wild.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 120,
+    backend: Annotated[str, typer.Option(help="What computes: auto, cpu (compiled) or reference (NumPy).")] = "auto",
 ) -> None:
     """Talk with a character."""
     for stream in (sys.stdin, sys.stdout):  # a foreign character shows as "?", it does not end the conversation
@@ -50,7 +51,7 @@ def chat(
 
     place = load_world(world) if world else default_world()
     who = find_card(card, place) if card else place.characters[0]
-    with Model.load(model) as loaded:
+    with Model.load(model, backend=backend) as loaded:
         sampling = _sampling(loaded, seed, temperature)
         talk = _Talk(loaded, Session(who, world=place, player=player), sampling, max_tokens)
         if say is not None:

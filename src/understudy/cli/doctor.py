@@ -18,10 +18,11 @@ _MIB = 1 << 20
 
 def doctor(
     model: Annotated[Path | None, typer.Option(help="GGUF file or Hugging Face folder; default: Harrow.")] = None,
+    backend: Annotated[str, typer.Option(help="What computes: auto, cpu (compiled) or reference (NumPy).")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell what runs where and why: model, backend, memory, speed, versions."""
-    found = _examine(model)
+    found = _examine(model, backend)
     if as_json:
         import json
 
@@ -38,12 +39,14 @@ def doctor(
     Console(highlight=False).print(table)
 
 
-def _examine(path: Path | None) -> dict[str, dict[str, Any]]:
+def _examine(path: Path | None, backend: str) -> dict[str, dict[str, Any]]:
     from understudy import __version__
+    from understudy.kernels.native import kernel_names
+    from understudy.model.native_backend import why_not_native
     from understudy.npc.model import Model
 
     began = time.perf_counter()
-    with Model.load(path) as model:
+    with Model.load(path, backend=backend) as model:
         load_s = time.perf_counter() - began
         speed = _measure(model)
         config, memory = model.files.config, model.backend.memory()
@@ -59,7 +62,8 @@ def _examine(path: Path | None) -> dict[str, dict[str, Any]]:
             },
             "backend": {
                 "chosen": model.backend.name,
-                "why": "the only one in this edition: NumPy on the CPU, works everywhere; the native one is to come",
+                "why": _why(backend, why_not_native(config)),
+                "instruction_sets": ", ".join(kernel_names()) or "none compiled",
                 "load": f"{load_s:.2f} s",
                 **speed,
             },
@@ -76,6 +80,12 @@ def _examine(path: Path | None) -> dict[str, dict[str, Any]]:
             },
             "versions": {"understudy": __version__, **{name: _version(name) for name in _PACKAGES}},
         }
+
+
+def _why(asked: str, obstacle: str | None) -> str:
+    if asked != "auto":
+        return "asked for"
+    return obstacle or "compiled kernels, the fastest here"
 
 
 def _measure(model: Any) -> dict[str, str]:

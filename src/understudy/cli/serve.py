@@ -11,6 +11,7 @@ __all__ = ["serve"]
 
 def serve(
     model: Annotated[Path | None, typer.Option(help="GGUF file or Hugging Face folder; default: Harrow.")] = None,
+    backend: Annotated[str, typer.Option(help="What computes: auto, cpu (compiled) or reference (NumPy).")] = "auto",
     name: Annotated[str | None, typer.Option(help="Model name that clients ask for.")] = None,
     host: Annotated[str, typer.Option(help="Address; another than loopback needs UNDERSTUDY_API_KEY.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")] = 8000,
@@ -19,7 +20,7 @@ def serve(
     from understudy.server import create_app, load_served_model, run_server
 
     key = os.environ.get("UNDERSTUDY_API_KEY") or None
-    served = load_served_model(model, name=name)
+    served = load_served_model(model, name=name, backend=backend)
     try:
         run_server(
             create_app(served, api_key=key),

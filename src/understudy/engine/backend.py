@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,10 @@ class Cache(Protocol):
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from position `length` on."""
+        ...
+
+    def fork(self, length: int) -> Self:
+        """Another cache that begins with this one's first `length` tokens; both go their own way from there."""
         ...
 
 
@@ -60,6 +64,18 @@ class Backend(Protocol):
 
     def forward(self, batch: Sequence[Step]) -> list[npt.NDArray[np.float32]]:
         """Run one step; for each sequence logits of shape (num_logits, V)."""
+        ...
+
+    def num_free_tokens(self) -> int | None:
+        """Tokens that all caches together may still grow by; None where only the machine's memory ends it.
+
+        A cache may take up to a block of `block_tokens` more than it needs.
+        """
+        ...
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens by which a cache grows."""
         ...
 
     def memory(self) -> MemoryFigures:

@@ -9,7 +9,7 @@ from typing import Self
 
 from understudy.engine.backend import Backend, Step
 from understudy.engine.generation import Generation
-from understudy.engine.prefix import PrefixStore
+from understudy.engine.prefix import PrefixStore, longest_beginning
 from understudy.engine.request import Chunk, GenerationRequest
 from understudy.engine.sequence import Sequence
 from understudy.errors import ContextLengthError, EngineError, RequestError
@@ -27,7 +27,7 @@ class EngineOptions:
         prefill_tokens: prompt tokens in one forward pass, all sequences together; bounds how long a running
             answer is held up by another's long prompt.
         prefix_sequences: caches of past sequences that are kept.
-        prefix_bytes: bytes that these take at most.
+        prefix_bytes: bytes that these take at most, were none shared; the backend's own budget counts what is.
 
     Raises:
         ValueError: a limit is too small.
@@ -35,8 +35,8 @@ class EngineOptions:
 
     max_running: int = 16
     prefill_tokens: int = 256
-    prefix_sequences: int = 8
-    prefix_bytes: int = 256 * 2**20
+    prefix_sequences: int = 64
+    prefix_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.prefill_tokens < 1 or self.prefix_sequences < 0 or self.prefix_bytes < 0:
@@ -192,13 +192,15 @@ class Engine:
     def _start(self, waiting: _Waiting) -> Sequence | None:
         """Give a request its cache; None, and the request failed, where the backend cannot."""
         prompt_ids = waiting.request.prompt_ids
-        cache = self._prefixes.take(prompt_ids)
-        num_cached = cache.length if cache is not None else 0
+        in_use = [(s.cached_token_ids, s.cache) for s in self._running]
+        num_cached, donor = longest_beginning([*self._prefixes.candidates(), *in_use], prompt_ids)
         try:
-            cache = self.backend.new_cache() if cache is None else cache
+            cache = self.backend.new_cache() if donor is None else donor.fork(num_cached)
         except Exception as error:  # noqa: BLE001 (as in _run)
             waiting.generation.fail(self._failure(error))
             return None
+        if donor is not None:
+            self._prefixes.touch(donor)
         waiting.generation.count(cached=num_cached)
         self._prompt_tokens += len(prompt_ids)
         self._cached_tokens += num_cached
@@ -208,7 +210,7 @@ class Engine:
 
     def _step(self) -> None:
         """One forward pass over the running batch."""
-        batch = self._plan()
+        batch = self._fit(self._plan())
         if not batch:
             return
         results = self.backend.forward([step for _, step in batch])
@@ -228,6 +230,21 @@ class Engine:
                 step = sequence.plan(budget)
                 budget -= len(step.token_ids)
                 batch.append((sequence, step))
+        return batch
+
+    def _fit(self, batch: list[tuple[Sequence, Step]]) -> list[tuple[Sequence, Step]]:
+        """Make room in the backend's caches: past sequences go first, then the newest requests fail."""
+        while batch and (free := self.backend.num_free_tokens()) is not None:
+            if sum(len(step.token_ids) + self.backend.block_tokens for _, step in batch) <= free:
+                break
+            if not self._prefixes.drop_oldest():
+                newest, _ = batch.pop()
+                newest.generation.fail(
+                    EngineError(
+                        "The KV cache's memory is all in use by other requests; send the request again when they are "
+                        "done, or give the cache more memory."
+                    )
+                )
         return batch
 
     def _retire(self) -> None:

@@ -1,24 +1,42 @@
-"""Caches of past sequences, kept so that a chat's next turn computes only what is new."""
+"""Beginnings of sequences that were computed already, so that no persona is read twice."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from understudy.engine.backend import Cache
 
-__all__ = ["PrefixStore"]
+__all__ = ["PrefixStore", "longest_beginning"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Entry:
     token_ids: tuple[int, ...]
     cache: Cache
 
 
-class PrefixStore:
-    """The last sequences' caches, oldest first; not thread-safe, the model thread owns it.
+def longest_beginning(
+    candidates: Iterable[tuple[Sequence[int], Cache]], token_ids: Sequence[int]
+) -> tuple[int, Cache | None]:
+    """The cache that shares the longest beginning with a prompt, and how long that is.
 
-    A cache has one owner: `take` removes it from the store, `put` hands it back. So a cache that a running
-    sequence fills is never seen by another.
+    At least the last token of the prompt is left to compute, for its logits.
+
+    Args:
+        candidates: token ids (S,) of caches, and the caches.
+        token_ids: (T,) the prompt.
+    """
+    best: tuple[int, Cache | None] = 0, None
+    for cached_ids, cache in candidates:
+        if (common := min(_num_common(cached_ids, token_ids), len(token_ids) - 1)) > best[0]:
+            best = common, cache
+    return best
+
+
+class PrefixStore:
+    """Caches of past sequences, least recently used first; not thread-safe, the model thread owns it.
+
+    A kept cache is never written: a request that begins like it gets a fork. Where the backend shares blocks between
+    forks, as the compiled one does, a thousand characters of one world hold its common beginning once.
     """
 
     def __init__(self, *, max_sequences: int, max_bytes: int, cache_bytes_per_token: int) -> None:
@@ -26,7 +44,7 @@ class PrefixStore:
 
         Args:
             max_sequences: at most so many caches.
-            max_bytes: at most so many bytes in all caches.
+            max_bytes: at most so many bytes in all caches, as if none shared anything.
             cache_bytes_per_token: bytes of one cached token.
         """
         self._max_sequences = max_sequences
@@ -41,29 +59,16 @@ class PrefixStore:
         """Tokens in all kept caches."""
         return sum(len(e.token_ids) for e in self._entries)
 
-    def take(self, token_ids: Sequence[int]) -> Cache | None:
-        """Hand out the cache with the longest common beginning, cut to it; None where none is worth it.
+    def candidates(self) -> list[tuple[Sequence[int], Cache]]:
+        """All kept caches, for `longest_beginning`."""
+        return [(entry.token_ids, entry.cache) for entry in self._entries]
 
-        At least the last token of `token_ids` is left to compute, for its logits. A cache of which more would
-        be lost than gained stays where it is: it belongs to another conversation.
-
-        Args:
-            token_ids: (T,) the new sequence's prompt.
-        """
-        best: _Entry | None = None
-        best_common = 0
-        for entry in self._entries:
-            common = min(_num_common(entry.token_ids, token_ids), len(token_ids) - 1)
-            if common >= best_common and 0 < common >= len(entry.token_ids) - common:
-                best, best_common = entry, common
-        if best is None:
-            return None
-        self._entries = [e for e in self._entries if e is not best]
-        best.cache.truncate(best_common)
-        return best.cache
+    def touch(self, cache: Cache) -> None:
+        """Count a cache as just used, so that it goes last."""
+        self._entries.sort(key=lambda entry: entry.cache is cache)
 
     def put(self, token_ids: Sequence[int], cache: Cache) -> None:
-        """Keep a cache that no sequence uses any more; the oldest ones go when it gets too much.
+        """Keep a cache that no sequence uses any more; the longest unused ones go when it gets too much.
 
         Args:
             token_ids: (S,) the tokens in the cache.
@@ -77,7 +82,14 @@ class PrefixStore:
         self._entries = [e for e in self._entries if e.token_ids != kept[: len(e.token_ids)]]
         self._entries.append(_Entry(kept, cache))
         while len(self._entries) > self._max_sequences or self.num_tokens > self._max_tokens:
-            del self._entries[0]
+            self.drop_oldest()
+
+    def drop_oldest(self) -> bool:
+        """Forget the cache that was unused for longest; False if there is none."""
+        if not self._entries:
+            return False
+        del self._entries[0]
+        return True
 
 
 def _num_common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -6,12 +6,41 @@ Letters: T query tokens, S cached tokens (the T new ones included), N query head
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["causal_attention", "layer_norm_1p", "relu2", "rope", "rope_frequencies"]
+from understudy.kernels.formats import StorageType
+
+__all__ = ["causal_attention", "layer_norm_1p", "relu2", "rope", "rope_frequencies", "rounded_activations"]
 
 _F32 = npt.NDArray[np.float32]
 
 _QUERY_BLOCK = 256
 """Queries whose scores are held at once; bounds the score matrix of a long prompt."""
+
+
+def rounded_activations(x: _F32, kind: StorageType) -> _F32:
+    """What the native kernels multiply weights of a format by: activations rounded to 8 bits, as llama.cpp does.
+
+    Q4_0 and Q8_0 take groups of 32, scale max|x| / 127, which multiplies as fp16; K-quants groups of 256, scale
+    -(x of largest magnitude) / 127. Halves round to even. Float formats take x as it is.
+
+    Args:
+        x: (T, C); C a multiple of the group.
+        kind: format of the weights.
+    """
+    if kind in (StorageType.F32, StorageType.F16, StorageType.BF16):
+        return x
+    size = 32 if kind in (StorageType.Q4_0, StorageType.Q8_0) else 256
+    groups = x.reshape(len(x), -1, size)
+    peak = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[..., None], axis=2)
+    with np.errstate(divide="ignore"):
+        if size == 32:
+            scale = np.abs(peak) / np.float32(127)
+            inverse = np.where(scale > 0, np.float32(1) / scale, np.float32(0))
+            scale = scale.astype(np.float16).astype(np.float32)
+        else:
+            inverse = np.where(peak != 0, np.float32(-127) / peak, np.float32(0))
+            scale = np.where(peak != 0, np.float32(1) / inverse, np.float32(0))
+    rounded: _F32 = (np.rint(groups * inverse) * scale).astype(np.float32).reshape(x.shape)
+    return rounded
 
 
 def layer_norm_1p(x: _F32, gain: _F32, bias: _F32, eps: float) -> _F32:

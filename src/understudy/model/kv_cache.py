@@ -35,6 +35,19 @@ class KvCache:
             raise ValueError(f"A cache of {self.length} tokens cannot be cut to {length}.")
         self.length = length
 
+    def fork(self, length: int) -> "KvCache":
+        """A copy of the first `length` tokens.
+
+        Raises:
+            ValueError: `length` is negative or more than what is cached.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"A cache of {self.length} tokens has no beginning of {length}.")
+        twin = KvCache.__new__(KvCache)
+        twin.length = length
+        twin.keys, twin.values = self.keys[:, :, :length].copy(), self.values[:, :, :length].copy()
+        return twin
+
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens in all."""
         capacity = self.keys.shape[2]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from understudy.errors import ModelFileError
 
-__all__ = ["map_file", "parse_json_object", "read_json_object"]
+__all__ = ["drop_pages", "map_file", "parse_json_object", "read_json_object"]
 
 _MAX_JSON_BYTES = 256 << 20
 
@@ -34,6 +34,25 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}; check the path and its permissions.") from error
     return np.frombuffer(mapped, np.uint8)
+
+
+def drop_pages(view: npt.NDArray[np.uint8]) -> None:
+    """Tell the system that a stretch of a mapped file is not needed for now; reading it again brings it back.
+
+    Nothing happens to arrays that are no view of `map_file`, or on systems without such advice.
+    """
+    whole = view
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    base: object = whole.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    if isinstance(base, mmap.mmap) and hasattr(base, "madvise") and view.size:
+        offset = view.ctypes.data - whole.ctypes.data
+        start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = offset + view.nbytes - start
+        if length > 0:
+            base.madvise(mmap.MADV_DONTNEED, start, length)
 
 
 def parse_json_object(data: bytes, source: str) -> dict[str, Any]:

@@ -83,6 +83,14 @@ class ReferenceBackend:
         """An empty cache for one sequence."""
         return KvCache(self.config)
 
+    @property
+    def block_tokens(self) -> int:
+        """Tokens by which a cache grows."""
+        return 1
+
+    def num_free_tokens(self) -> None:
+        """Only the machine's memory ends the caches."""
+
     def forward(self, batch: Sequence[ForwardStep]) -> list[_F32]:
         """Run one step of every sequence; each gets bit for bit the logits that it would get alone.
 

@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import Self
 
 from understudy.engine import Backend, Engine, Generation, GenerationRequest, SamplingParams
+from understudy.model.backends import open_backend
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
-from understudy.model.transformer import ReferenceBackend
 from understudy.prompt import (
     Conversation,
     Renderer,
@@ -39,18 +39,23 @@ class Model:
     is_embedded: bool = False
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Self:
+    def load(cls, path: Path | None = None, *, backend: str = "auto") -> Self:
         """Load a GGUF file, a Hugging Face folder, or (None) the embedded model.
+
+        Args:
+            path: the file or folder.
+            backend: "cpu", "reference", or "auto" (see `model.backends.open_backend`).
 
         Raises:
             ModelFileError: the file is missing, damaged or foreign.
+            EngineError: the backend does not exist or cannot run the model.
         """
         files = load_model(path or embedded_model_path())
-        backend = ReferenceBackend(files.config, files.weights)
+        opened = open_backend(files.config, files.weights, backend)
         return cls(
             files=files,
-            backend=backend,
-            engine=Engine(backend, files.tokenizer),
+            backend=opened,
+            engine=Engine(opened, files.tokenizer),
             renderer=Renderer(
                 files.tokenizer,
                 chat_template=files.chat_template,

@@ -72,14 +72,15 @@ class ServedModel:
         }
 
 
-def load_served_model(path: Path | None, *, name: str | None = None) -> ServedModel:
+def load_served_model(path: Path | None, *, name: str | None = None, backend: str = "auto") -> ServedModel:
     """Load a model file or folder, or (None) the embedded model.
 
     Raises:
         ModelFileError: the file is missing, damaged or foreign.
+        EngineError: the backend does not exist or cannot run the model.
         ServeError: the name cannot be used.
     """
-    model = Model.load(path)
+    model = Model.load(path, backend=backend)
     try:
         return ServedModel.wrap(model, name=name, created=int(model.files.path.stat().st_mtime))
     except (OSError, ServeError):

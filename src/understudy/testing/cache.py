@@ -15,6 +15,13 @@ class ListCache:
         """Number of tokens remembered."""
         return len(self.token_ids)
 
+    def fork(self, length: int) -> "ListCache":
+        """A copy of the first `length` tokens."""
+        assert 0 <= length <= self.length
+        twin = type(self)()
+        twin.token_ids = self.token_ids[:length]
+        return twin
+
     def truncate(self, length: int) -> None:
         """Forget all tokens from position `length` on."""
         assert 0 <= length <= self.length

@@ -1,0 +1,165 @@
+// The Python border: shapes, sizes and indices are checked here, once; the interpreter's lock is released inside.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "understudy/model.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace understudy;
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats1 = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats2 = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using MutableFloats2 = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Ints1 = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Result = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+
+std::span<const uint8_t> span_of(const Bytes& a) { return {a.data(), a.size()}; }
+std::span<const float> span_of(const Floats1& a) { return {a.data(), a.size()}; }
+
+Result new_array(size_t rows, size_t cols) {
+    auto* memory = new float[std::max<size_t>(1, rows * cols)];
+    nb::capsule owner(memory, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    return Result(memory, {rows, cols}, owner);
+}
+
+void require(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
+Result forward(Model& model, KvPool& pool, MutableFloats2 x, const Ints1& past, const Ints1& num_tokens, const Ints1& num_logits,
+               const Ints1& tables) {
+    const ModelShape& shape = model.shape();
+    size_t count = past.shape(0);
+    require(count && num_tokens.shape(0) == count && num_logits.shape(0) == count, "one past, num_tokens and num_logits a sequence");
+    require(pool.num_layers() == shape.num_layers && pool.block_bytes() == shape.num_kv_heads * pool.head_bytes() &&
+                pool.head_bytes() == head_block_bytes(shape.head_dim, pool.is_8bit()),
+            "the cache pool belongs to a model of another shape");
+    std::vector<Stretch> stretches;
+    int64_t rows = 0, at = 0, wanted = 0;
+    for (size_t i = 0; i < count; ++i) {
+        Stretch s{past.data()[i], num_tokens.data()[i], num_logits.data()[i], tables.data() + at};
+        require(s.past >= 0 && s.num_tokens >= 1 && s.num_logits >= 0 && s.num_logits <= s.num_tokens, "a sequence's step is out of range");
+        int64_t blocks = (s.past + s.num_tokens + kBlockTokens - 1) / kBlockTokens;
+        require(at + blocks <= static_cast<int64_t>(tables.shape(0)), "a sequence has too few blocks");
+        for (int64_t b = 0; b < blocks; ++b) require(s.table[b] >= 0 && s.table[b] < pool.num_blocks(), "a block is outside the pool");
+        at += blocks;
+        rows += s.num_tokens;
+        wanted += s.num_logits;
+        stretches.push_back(s);
+    }
+    require(static_cast<int64_t>(x.shape(0)) == rows && static_cast<int64_t>(x.shape(1)) == shape.hidden, "x is not (tokens, hidden)");
+    Result logits = new_array(static_cast<size_t>(wanted), static_cast<size_t>(shape.vocab));
+    {
+        nb::gil_scoped_release released;
+        model.forward(pool, stretches, x.data(), logits.data());
+    }
+    return logits;
+}
+
+// One product, for tests and benchmarks of the kernels: (M, cols) times the transposed matrix.
+Result matmul(int kind, int64_t rows, int64_t cols, const Bytes& source, const Floats2& x, const std::string& name) {
+    const Kernels* found[4];
+    int count = available_kernels(found, 4), pick = 0;
+    while (pick < count && name != found[pick]->name) ++pick;
+    require(pick < count, "this CPU has no kernels of that name");
+    const Kernels& kernels = *found[pick];
+    auto type = static_cast<Kind>(kind);
+    BlockShape shape = block_shape(type);
+    int64_t unit = type == Kind::Q4_0 || type == Kind::Q8_0 ? 32 : shape.inputs;
+    require(rows > 0 && cols > 0 && cols % unit == 0 && static_cast<int64_t>(x.shape(1)) == cols, "shapes do not fit");
+    require(static_cast<int64_t>(source.size()) == rows * (cols * shape.source_bytes / shape.inputs), "the matrix has another size");
+    PackedMatrix w{type, rows, cols, (cols + shape.inputs - 1) / shape.inputs, nullptr};
+    auto num_rows = static_cast<int64_t>(x.shape(0));
+    Buffer packed(packed_bytes(type, rows, cols)), scratch(static_cast<size_t>(kScratchBytes));
+    pack_panels(type, rows, cols, source.data(), 0, w.panels(), packed.data());
+    w.data = packed.data();
+    int64_t stride = w.panels() * kPanelRows;
+    Buffer y(static_cast<size_t>(num_rows * stride) * sizeof(float));
+    if (is_float(type)) {
+        kernels.matmul_float(w, x.data(), cols, num_rows, 0, w.panels(), y.as<float>(), stride);
+    } else {
+        QuantizedRows q;
+        q.stride = w.blocks * shape.inputs;
+        int64_t scale_unit = is_k_quant(type) ? 256 : 32, sum_unit = is_k_quant(type) ? 16 : 32;
+        Buffer levels(static_cast<size_t>(num_rows * q.stride)), scales(static_cast<size_t>(num_rows * q.stride / scale_unit) * 4);
+        Buffer sums(static_cast<size_t>(num_rows * q.stride / sum_unit) * 4);
+        q.levels = levels.as<int8_t>();
+        q.scales = scales.as<float>();
+        q.sums = sums.as<int32_t>();
+        for (int64_t m = 0; m < num_rows; ++m)
+            (is_k_quant(type) ? kernels.quantize_256 : kernels.quantize_32)(x.data() + m * cols, cols, q.stride, q.levels + m * q.stride,
+                                                                            q.scales + m * q.stride / scale_unit, q.sums + m * q.stride / sum_unit);
+        kernels.matmul(w, q, num_rows, 0, w.panels(), y.as<float>(), stride, scratch.data());
+    }
+    Result out = new_array(static_cast<size_t>(num_rows), static_cast<size_t>(rows));
+    for (int64_t m = 0; m < num_rows; ++m)
+        std::copy_n(y.as<float>() + m * stride, rows, out.data() + m * rows);
+    return out;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.attr("BLOCK_TOKENS") = kBlockTokens;
+    m.def("kernel_names", [] {
+        const Kernels* found[4];
+        int count = available_kernels(found, 4);
+        std::vector<std::string> names;
+        for (int i = 0; i < count; ++i) names.emplace_back(found[i]->name);
+        return names;
+    });
+    m.def("matmul", &matmul, "kind"_a, "rows"_a, "cols"_a, "source"_a, "x"_a, "kernels"_a);
+
+    nb::class_<ModelShape>(m, "ModelShape")
+        .def("__init__",
+             [](ModelShape* self, int64_t num_layers, int64_t hidden, int64_t mlp, int64_t vocab, int64_t num_heads, int64_t num_kv_heads,
+                int64_t head_dim, int64_t rotary_dim, float rope_theta, float norm_eps) {
+                 require(num_layers > 0 && hidden > 0 && mlp > 0 && vocab > 0 && num_heads > 0 && num_kv_heads > 0 && head_dim > 0 &&
+                             rotary_dim >= 0 && rotary_dim <= head_dim && rotary_dim % 2 == 0,
+                         "a size of the model is out of range");
+                 new (self) ModelShape{num_layers, hidden, mlp, vocab, num_heads, num_kv_heads, head_dim, rotary_dim, rope_theta, norm_eps};
+             },
+             nb::kw_only(), "num_layers"_a, "hidden"_a, "mlp"_a, "vocab"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "rotary_dim"_a,
+             "rope_theta"_a, "norm_eps"_a);
+
+    nb::class_<KvPool>(m, "KvPool")
+        .def("__init__",
+             [](KvPool* self, const ModelShape& shape, int64_t num_blocks, bool is_8bit) {
+                 require(num_blocks > 0 && num_blocks < (int64_t{1} << 31), "a cache pool needs at least one block");
+                 new (self) KvPool(shape, num_blocks, is_8bit);
+             },
+             "shape"_a, "num_blocks"_a, "is_8bit"_a)
+        .def_prop_ro("num_blocks", &KvPool::num_blocks)
+        .def_prop_ro("block_bytes", [](const KvPool& pool) { return pool.block_bytes() * pool.num_layers(); })
+        .def("copy_block", [](KvPool& pool, int64_t from, int64_t to) {
+            require(from >= 0 && from < pool.num_blocks() && to >= 0 && to < pool.num_blocks(), "a block is outside the pool");
+            pool.copy_block(from, to);
+        });
+
+    nb::class_<Model>(m, "Model")
+        .def(nb::init<const ModelShape&, int, const std::string&>(), "shape"_a, "num_threads"_a, "kernels"_a)
+        .def("set_matrix",
+             [](Model& model, int64_t layer, int slot, int kind, int64_t rows, int64_t cols, const Bytes& source) {
+                 require(slot >= 0 && slot < kNumSlots, "a slot is from 0 to 5");
+                 nb::gil_scoped_release released;
+                 model.set_matrix(layer, static_cast<Slot>(slot), static_cast<Kind>(kind), rows, cols, span_of(source));
+             })
+        .def("set_head",
+             [](Model& model, int kind, int64_t rows, int64_t cols, const Bytes& source) {
+                 nb::gil_scoped_release released;
+                 model.set_head(static_cast<Kind>(kind), rows, cols, span_of(source));
+             })
+        .def("set_norm", [](Model& model, int64_t layer, int which, const Floats1& gain, const Floats1& bias) {
+            model.set_norm(layer, which, span_of(gain), span_of(bias));
+        })
+        .def("forward", &forward, "pool"_a, "x"_a, "past"_a, "num_tokens"_a, "num_logits"_a, "tables"_a)
+        .def_prop_ro("weight_bytes", &Model::weight_bytes)
+        .def_prop_ro("kernels", &Model::kernels)
+        .def_prop_ro("num_threads", &Model::num_threads);
+}

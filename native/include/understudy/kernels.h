@@ -1,0 +1,90 @@
+// The kernels of one instruction set. Every function has twins that are chosen at run time (`best_kernels`).
+// Letters: M tokens, D values of a row. No kernel allocates, throws or checks: the callers in model.cpp do.
+#pragma once
+#include <cstdint>
+
+#include "understudy/packed.h"
+
+namespace understudy {
+
+// Activations as 8-bit levels, quantized as llama.cpp does it, so that both see the same numbers.
+//   groups of 32 (for Q4_0, Q8_0): scale = max|x| / 127, rounded to fp16 where it multiplies; error <= scale / 2.
+//   groups of 256 (for K-quants): scale = -(x of the largest magnitude) / 127, fp32.
+// Rows are padded with zeros to the weights' blocks.
+struct QuantizedRows {
+    int64_t stride = 0;   // levels of a row, a multiple of 64 or 256
+    int8_t* levels = nullptr;     // (M, stride)
+    float* scales = nullptr;      // (M, stride / 32) or (M, stride / 256)
+    int32_t* sums = nullptr;      // (M, stride / 32) or (M, stride / 16): sums of the levels
+};
+
+// Tokens in a block of the KV cache. In a block each KV head has, one after the other:
+//   8 bits: keys as int8 [H][32], values as int8 [32][H], scales of the keys fp32 [32], of the values fp32 [32]
+//  16 bits: keys as fp16 [H][32], values as fp16 [32][H]
+constexpr int64_t kBlockTokens = 32;
+inline int64_t head_block_bytes(int64_t head_dim, bool is_8bit) {
+    return is_8bit ? 2 * kBlockTokens * head_dim + 8 * kBlockTokens : 4 * kBlockTokens * head_dim;
+}
+
+// Memory for the panel that the batched kernel unpacks, one a thread.
+constexpr int64_t kChunkInputs = 2048;
+constexpr int64_t kScratchBytes = kChunkInputs * 64 + kChunkInputs / 16 * 64 * 8 + kChunkInputs / 32 * 64 * 16;
+
+struct AttentionTask {
+    const float* q;
+    int64_t num_rows, group, head_dim, first_seen;
+    const uint8_t* pool;     // of one layer
+    const int32_t* table;    // block of the sequence's tokens 32 i .. 32 i + 31
+    int64_t block_bytes;     // of all heads
+    int64_t head_offset;     // of this KV head inside a block
+    float* scores;
+    int64_t scores_stride;
+    float* out;
+    int64_t out_stride;      // from one token's output to the next; the `group` heads of a token lie side by side
+};
+
+struct Kernels {
+    const char* name;
+
+    // x (D) to levels, scales and sums of one row; `stride` >= D.
+    void (*quantize_32)(const float* x, int64_t size, int64_t stride, int8_t* levels, float* scales, int32_t* sums);
+    void (*quantize_256)(const float* x, int64_t size, int64_t stride, int8_t* levels, float* scales, int32_t* sums);
+
+    // y[m, 16 p + r] = row (16 p + r) of W times x[m], for panels [begin, end). y has room for whole panels: its stride
+    // is >= 16 * W.panels(). Every y is the same bit for bit whatever M is: a fixed order of exact integer sums and
+    // fp32 multiply-adds.
+    void (*matmul)(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, int64_t begin, int64_t end, float* y,
+                   int64_t y_stride, uint8_t* scratch);
+    void (*matmul_float)(const PackedMatrix& w, const float* x, int64_t x_stride, int64_t num_rows, int64_t begin,
+                         int64_t end, float* y, int64_t y_stride);
+
+    // (x - mean) / sqrt(variance + eps) * gain + bias; gain has its 1 added.
+    void (*layer_norm)(const float* x, const float* gain, const float* bias, float eps, int64_t size, float* y);
+    void (*add)(const float* x, int64_t size, float* y);     // y += x
+    void (*relu2)(float* x, int64_t size);                   // x = max(x, 0)^2
+
+    // Attention of `num_rows` query rows over one KV head; rows are tokens times `group` query heads, and row i sees
+    // the first `first_seen + i / group` cached tokens. Exact softmax in two passes; a row's result does not depend on
+    // the other rows.
+    //   q: (rows, H), scaled by H^-0.5. pool, table: the cache's blocks, see kv_pool.h. out: (rows, H).
+    //   scores: (rows, scores_stride) scratch, scores_stride >= tokens seen, a multiple of kBlockTokens.
+    void (*attend_8bit)(const AttentionTask& task);
+    void (*attend_16bit)(const AttentionTask& task);
+    // One token's keys and values of one head into its block, H values each.
+    void (*store_8bit)(const float* key, const float* value, int64_t head_dim, int64_t token, uint8_t* block);
+    void (*store_16bit)(const float* key, const float* value, int64_t head_dim, int64_t token, uint8_t* block);
+};
+
+const Kernels& scalar_kernels();
+#if defined(__x86_64__) || defined(_M_X64)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+#endif
+
+// Names of the kernels that this CPU can run, best first; the last is "scalar".
+int available_kernels(const Kernels** out, int capacity);
+
+float half_to_float(uint16_t bits);
+uint16_t float_to_half(float value);
+
+}  // namespace understudy

@@ -1,0 +1,127 @@
+// The forward pass of Nemotron over a batch of sequences, in one call: all threads walk the layers together.
+#pragma once
+#include <array>
+#include <atomic>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "understudy/buffer.h"
+#include "understudy/kernels.h"
+#include "understudy/thread_team.h"
+
+namespace understudy {
+
+struct ModelShape {
+    int64_t num_layers, hidden, mlp, vocab, num_heads, num_kv_heads, head_dim, rotary_dim;
+    float rope_theta, norm_eps;
+};
+
+// Keys and values of all sequences, in blocks of kBlockTokens tokens that the caller hands out; block i of every layer
+// belongs to the same owner. Memory is reserved at once and taken as blocks are first written.
+class KvPool {
+public:
+    KvPool(const ModelShape& shape, int64_t num_blocks, bool is_8bit);
+
+    uint8_t* layer(int64_t index) const { return memory_.data() + static_cast<size_t>(index * num_blocks_ * block_bytes_); }
+    int64_t num_blocks() const { return num_blocks_; }
+    int64_t block_bytes() const { return block_bytes_; }  // of one layer
+    int64_t head_bytes() const { return head_bytes_; }
+    int64_t num_layers() const { return num_layers_; }
+    bool is_8bit() const { return is_8bit_; }
+    // Copies a block of every layer, for a sequence that goes its own way in the middle of it.
+    void copy_block(int64_t from, int64_t to);
+
+private:
+    int64_t num_layers_, num_blocks_, head_bytes_, block_bytes_;
+    bool is_8bit_;
+    Buffer memory_;
+};
+
+// One sequence's part of a step.
+struct Stretch {
+    int64_t past;            // tokens cached before
+    int64_t num_tokens;      // new ones
+    int64_t num_logits;      // wanted for the last so many
+    const int32_t* table;    // blocks for all past + num_tokens tokens
+};
+
+enum class Slot : int { Q, K, V, O, Up, Down };
+constexpr int kNumSlots = 6;
+
+class Model {
+public:
+    // kernels: a name of `available_kernels`, or "" for the best. Throws std::invalid_argument.
+    Model(const ModelShape& shape, int num_threads, const std::string& kernels);
+
+    // Weights are copied and re-laid by all threads; `source` is GGML's blocks. Throws where the shape does not fit.
+    void set_matrix(int64_t layer, Slot slot, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source);
+    void set_head(Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source);
+    // which: 0 before attention, 1 before the MLP; layer == num_layers: the last norm. The gain has its 1 added.
+    void set_norm(int64_t layer, int which, std::span<const float> gain, std::span<const float> bias);
+
+    // x: (M, hidden) embeddings of all stretches' tokens, overwritten. logits: (sum of num_logits, vocab).
+    // The caller has checked lengths, tables and the pool's shape.
+    void forward(KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits);
+
+    size_t weight_bytes() const;
+    const char* kernels() const { return kernels_->name; }
+    const ModelShape& shape() const { return shape_; }
+    int num_threads() const { return team_.size(); }
+
+private:
+    struct Matrix {
+        PackedMatrix packed;
+        Buffer memory;
+    };
+    struct Norm {
+        std::vector<float> gain, bias;
+    };
+    struct Layer {
+        std::array<Matrix, kNumSlots> matrices;
+        std::array<Norm, 2> norms;
+    };
+    // Activations of a step that enter matrices: floats, and levels by 32 or 256 as the matrices want them.
+    struct Input {
+        int64_t size = 0;
+        float* floats = nullptr;
+        QuantizedRows by_32, by_256;
+        bool wants_32 = false, wants_256 = false;
+    };
+    struct Token {
+        int64_t stretch, position;
+    };
+
+    void pack(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source);
+    void prepare(std::span<const Stretch> stretches);
+    Input input_for(std::initializer_list<const Matrix*> matrices, float* floats, int64_t size, int64_t num_rows, Buffer& memory);
+    std::pair<int64_t, int64_t> share(int64_t count, int member) const;
+    void quantize(const Input& input, int64_t num_rows, int member);
+    std::pair<int64_t, int64_t> multiply(const Matrix& matrix, const Input& input, int64_t num_rows, int member, float* y, int64_t stride);
+    void walk(int member, KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits);
+    void attention(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer);
+    void rotate_and_store(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer);
+    void norm_rows(const Norm& norm, const float* x, int64_t num_rows, int member, float* y);
+
+    ModelShape shape_;
+    const Kernels* kernels_;
+    ThreadTeam team_;
+    std::vector<Layer> layers_;
+    Norm last_norm_;
+    Matrix head_;
+    std::vector<float> frequencies_;
+
+    // Of the step under way.
+    std::vector<Token> tokens_;
+    std::vector<float> angles_;  // (M, rotary_dim): cosines, sines
+    std::vector<int64_t> logit_rows_;
+    struct Task { int64_t stretch, kv_head, first, count; };  // attention of some tokens
+    std::vector<Task> tasks_;
+    std::atomic<int64_t> next_task_{0};
+    Buffer normed_, qkv_, mixed_, hidden_, output_, levels_, scores_, scratch_, picked_;
+    int64_t qkv_stride_ = 0, scores_stride_ = 0, task_tokens_ = 1;
+};
+
+}  // namespace understudy

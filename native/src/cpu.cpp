@@ -1,0 +1,55 @@
+// Which kernels this CPU runs, and fp16 for machines without it.
+#include <cmath>
+#include <cstring>
+
+#include "understudy/kernels.h"
+
+namespace understudy {
+
+int available_kernels(const Kernels** out, int capacity) {
+    int count = 0;
+    auto offer = [&](const Kernels& kernels) {
+        if (count < capacity) out[count++] = &kernels;
+    };
+#if defined(__x86_64__) || defined(_M_X64)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
+        offer(avx512_kernels());
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) offer(avx2_kernels());
+#endif
+    offer(scalar_kernels());
+    return count;
+}
+
+float half_to_float(uint16_t bits) {
+    uint32_t sign = uint32_t(bits & 0x8000) << 16, exponent = bits >> 10 & 31, fraction = bits & 1023;
+    if (exponent == 0) {
+        float value = std::ldexp(static_cast<float>(fraction), -24);
+        return sign ? -value : value;
+    }
+    uint32_t wide = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | fraction << 13;
+    float value;
+    std::memcpy(&value, &wide, 4);
+    return value;
+}
+
+// Round to nearest, halves to even.
+uint16_t float_to_half(float value) {
+    uint32_t wide;
+    std::memcpy(&wide, &value, 4);
+    uint32_t sign = wide >> 16 & 0x8000, rest = wide & 0x7FFFFFFF;
+    if (rest >= 0x7F800000) return static_cast<uint16_t>(sign | 0x7C00 | (rest > 0x7F800000 ? 0x200 : 0));
+    if (rest >= 0x477FF000) return static_cast<uint16_t>(sign | 0x7C00);
+    if (rest < 0x38800000) {  // subnormal: adding 0.5 puts the rounded value into the last bits
+        float small;
+        std::memcpy(&small, &rest, 4);
+        small += 0.5f;
+        std::memcpy(&rest, &small, 4);
+        return static_cast<uint16_t>(sign | (rest - 0x3F000000));
+    }
+    rest += 0xFFF + (rest >> 13 & 1);
+    return static_cast<uint16_t>(sign | ((rest - 0x38000000) >> 13));
+}
+
+}  // namespace understudy

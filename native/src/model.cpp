@@ -1,0 +1,335 @@
+#include "understudy/model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace understudy {
+namespace {
+
+int64_t up_to(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+const Kernels* find_kernels(const std::string& name) {
+    const Kernels* found[4];
+    int count = available_kernels(found, 4);
+    for (int i = 0; i < count; ++i)
+        if (name.empty() || name == found[i]->name) return found[i];
+    throw std::invalid_argument("this CPU has no kernels named " + name);
+}
+
+}  // namespace
+
+KvPool::KvPool(const ModelShape& shape, int64_t num_blocks, bool is_8bit)
+    : num_layers_(shape.num_layers),
+      num_blocks_(num_blocks),
+      head_bytes_(head_block_bytes(shape.head_dim, is_8bit)),
+      block_bytes_(shape.num_kv_heads * head_bytes_),
+      is_8bit_(is_8bit),
+      memory_(static_cast<size_t>(num_layers_ * num_blocks_ * block_bytes_)) {}
+
+void KvPool::copy_block(int64_t from, int64_t to) {
+    for (int64_t i = 0; i < num_layers_; ++i)
+        std::memcpy(layer(i) + to * block_bytes_, layer(i) + from * block_bytes_, static_cast<size_t>(block_bytes_));
+}
+
+Model::Model(const ModelShape& shape, int num_threads, const std::string& kernels)
+    : shape_(shape), kernels_(find_kernels(kernels)), team_(num_threads), layers_(static_cast<size_t>(shape.num_layers)) {
+    if (shape.head_dim % 16 || shape.head_dim < 16) throw std::invalid_argument("head_dim must be a multiple of 16");
+    if (shape.num_heads % shape.num_kv_heads) throw std::invalid_argument("num_heads must be a multiple of num_kv_heads");
+    for (int64_t i = 0; i < shape.rotary_dim / 2; ++i)
+        frequencies_.push_back(1.0f / std::pow(shape.rope_theta, static_cast<float>(2 * i) / static_cast<float>(shape.rotary_dim)));
+    qkv_stride_ = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+}
+
+void Model::pack(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source) {
+    BlockShape block = block_shape(kind);
+    int64_t unit = kind == Kind::Q4_0 || kind == Kind::Q8_0 ? 32 : block.inputs;
+    if (rows < 1 || cols < 1 || cols % unit) throw std::invalid_argument("a matrix's rows do not fill their blocks");
+    int64_t bytes = rows * (cols * block.source_bytes / block.inputs);
+    if (static_cast<int64_t>(source.size()) != bytes) throw std::invalid_argument("a matrix has another size than its shape says");
+    to.memory = Buffer(packed_bytes(kind, rows, cols));
+    to.packed = {kind, rows, cols, (cols + block.inputs - 1) / block.inputs, to.memory.data()};
+    int64_t panels = to.packed.panels();
+    team_.run([&](int member) {
+        auto [begin, end] = share(panels, member);
+        pack_panels(kind, rows, cols, source.data(), begin, end, to.memory.data());
+    });
+}
+
+void Model::set_matrix(int64_t layer, Slot slot, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source) {
+    int64_t heads = shape_.num_heads * shape_.head_dim, kv = shape_.num_kv_heads * shape_.head_dim;
+    const std::array<std::pair<int64_t, int64_t>, kNumSlots> shapes = {{{heads, shape_.hidden}, {kv, shape_.hidden}, {kv, shape_.hidden},
+                                                                       {shape_.hidden, heads}, {shape_.mlp, shape_.hidden}, {shape_.hidden, shape_.mlp}}};
+    if (layer < 0 || layer >= shape_.num_layers || shapes.at(static_cast<size_t>(slot)) != std::pair(rows, cols))
+        throw std::invalid_argument("a matrix does not fit the model's shape");
+    pack(layers_[static_cast<size_t>(layer)].matrices[static_cast<size_t>(slot)], kind, rows, cols, source);
+}
+
+void Model::set_head(Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source) {
+    if (rows != shape_.vocab || cols != shape_.hidden) throw std::invalid_argument("the head does not fit the model's shape");
+    pack(head_, kind, rows, cols, source);
+}
+
+void Model::set_norm(int64_t layer, int which, std::span<const float> gain, std::span<const float> bias) {
+    auto size = static_cast<size_t>(shape_.hidden);
+    if (layer < 0 || layer > shape_.num_layers || which < 0 || which > 1 || gain.size() != size || bias.size() != size)
+        throw std::invalid_argument("a norm does not fit the model's shape");
+    Norm& to = layer == shape_.num_layers ? last_norm_ : layers_[static_cast<size_t>(layer)].norms[static_cast<size_t>(which)];
+    to.gain.assign(gain.begin(), gain.end());
+    to.bias.assign(bias.begin(), bias.end());
+}
+
+size_t Model::weight_bytes() const {
+    size_t total = head_.memory.bytes();
+    for (const Layer& layer : layers_)
+        for (const Matrix& matrix : layer.matrices) total += matrix.memory.bytes();
+    return total;
+}
+
+std::pair<int64_t, int64_t> Model::share(int64_t count, int member) const {
+    int64_t size = team_.size();
+    return {count * member / size, count * (member + 1) / size};
+}
+
+// What the step needs, worked out by the caller's thread alone.
+void Model::prepare(std::span<const Stretch> stretches) {
+    tokens_.clear();
+    logit_rows_.clear();
+    tasks_.clear();
+    int64_t longest = 0;
+    for (size_t s = 0; s < stretches.size(); ++s) {
+        const Stretch& stretch = stretches[s];
+        for (int64_t t = 0; t < stretch.num_tokens; ++t) {
+            if (t >= stretch.num_tokens - stretch.num_logits) logit_rows_.push_back(static_cast<int64_t>(tokens_.size()));
+            tokens_.push_back({static_cast<int64_t>(s), stretch.past + t});
+        }
+        longest = std::max(longest, stretch.past + stretch.num_tokens);
+    }
+    auto num_tokens = static_cast<int64_t>(tokens_.size());
+    int64_t half = shape_.rotary_dim / 2;
+    angles_.resize(static_cast<size_t>(num_tokens * shape_.rotary_dim));
+    for (int64_t m = 0; m < num_tokens; ++m)
+        for (int64_t i = 0; i < half; ++i) {
+            float angle = static_cast<float>(tokens_[static_cast<size_t>(m)].position) * frequencies_[static_cast<size_t>(i)];
+            angles_[static_cast<size_t>(m * 2 * half + i)] = std::cos(angle);
+            angles_[static_cast<size_t>(m * 2 * half + half + i)] = std::sin(angle);
+        }
+    task_tokens_ = 4;
+    int64_t first = 0;
+    for (size_t s = 0; s < stretches.size(); ++s) {
+        for (int64_t t = 0; t < stretches[s].num_tokens; t += task_tokens_)
+            for (int64_t k = 0; k < shape_.num_kv_heads; ++k)
+                tasks_.push_back({static_cast<int64_t>(s), k, first + t, std::min(task_tokens_, stretches[s].num_tokens - t)});
+        first += stretches[s].num_tokens;
+    }
+    // The longest first, so that no thread is left with one at the end.
+    std::stable_sort(tasks_.begin(), tasks_.end(), [&](const Task& a, const Task& b) {
+        return tokens_[static_cast<size_t>(a.first)].position * a.count > tokens_[static_cast<size_t>(b.first)].position * b.count;
+    });
+    int64_t group = shape_.num_heads / shape_.num_kv_heads;
+    scores_stride_ = up_to(longest, kBlockTokens);
+    auto rows = static_cast<size_t>(num_tokens), floats = sizeof(float);
+    normed_.reserve(rows * static_cast<size_t>(shape_.hidden) * floats);
+    qkv_.reserve(rows * static_cast<size_t>(qkv_stride_) * floats);
+    mixed_.reserve(rows * static_cast<size_t>(shape_.num_heads * shape_.head_dim) * floats);
+    hidden_.reserve(rows * static_cast<size_t>(up_to(shape_.mlp, 16)) * floats);
+    output_.reserve(std::max(rows * static_cast<size_t>(up_to(shape_.hidden, 16)),
+                             logit_rows_.size() * static_cast<size_t>(up_to(shape_.vocab, 16))) * floats);
+    picked_.reserve(std::max<size_t>(1, logit_rows_.size()) * static_cast<size_t>(shape_.hidden) * floats);
+    int64_t widest = up_to(std::max({shape_.hidden, shape_.mlp, shape_.num_heads * shape_.head_dim}), 256);
+    levels_.reserve(rows * static_cast<size_t>(2 * widest + widest / 32 * 8 + widest / 256 * 4 + widest / 16 * 4 + 256));
+    auto members = static_cast<size_t>(team_.size());
+    scores_.reserve(members * static_cast<size_t>(task_tokens_ * group * (scores_stride_ + shape_.head_dim)) * floats);
+    scratch_.reserve(members * static_cast<size_t>(up_to(kScratchBytes, 64)));
+}
+
+Model::Input Model::input_for(std::initializer_list<const Matrix*> matrices, float* floats, int64_t size, int64_t num_rows, Buffer& memory) {
+    Input input;
+    input.size = size;
+    input.floats = floats;
+    for (const Matrix* matrix : matrices) {
+        input.wants_32 |= !is_float(matrix->packed.kind) && !is_k_quant(matrix->packed.kind);
+        input.wants_256 |= is_k_quant(matrix->packed.kind);
+    }
+    uint8_t* at = memory.data();
+    auto take = [&](int64_t bytes) { return std::exchange(at, at + up_to(bytes, 64)); };
+    auto lay = [&](QuantizedRows& rows, int64_t unit, int64_t scale_unit, int64_t sum_unit) {
+        rows.stride = up_to(size, unit);
+        rows.levels = reinterpret_cast<int8_t*>(take(num_rows * rows.stride));
+        rows.scales = reinterpret_cast<float*>(take(num_rows * rows.stride / scale_unit * 4));
+        rows.sums = reinterpret_cast<int32_t*>(take(num_rows * rows.stride / sum_unit * 4));
+    };
+    if (input.wants_32) lay(input.by_32, 64, 32, 32);
+    if (input.wants_256) lay(input.by_256, 256, 256, 16);
+    return input;
+}
+
+// Levels of all rows, split over the members by stretches of 256 inputs.
+void Model::quantize(const Input& input, int64_t num_rows, int member) {
+    auto sweep = [&](const QuantizedRows& rows, int64_t scale_unit, int64_t sum_unit, auto kernel) {
+        int64_t units = (rows.stride + 255) / 256;
+        auto [begin, end] = share(num_rows * units, member);
+        for (int64_t i = begin; i < end; ++i) {
+            int64_t row = i / units, at = i % units * 256;
+            int64_t from = row * rows.stride + at;
+            kernel(input.floats + row * input.size + at, std::max<int64_t>(0, std::min<int64_t>(256, input.size - at)),
+                   std::min<int64_t>(256, rows.stride - at), rows.levels + from, rows.scales + from / scale_unit, rows.sums + from / sum_unit);
+        }
+    };
+    if (input.wants_32) sweep(input.by_32, 32, 32, kernels_->quantize_32);
+    if (input.wants_256) sweep(input.by_256, 256, 16, kernels_->quantize_256);
+}
+
+// This member's panels of y = W x; returns the columns of y that it wrote.
+std::pair<int64_t, int64_t> Model::multiply(const Matrix& matrix, const Input& input, int64_t num_rows, int member, float* y, int64_t stride) {
+    const PackedMatrix& w = matrix.packed;
+    int64_t grain = num_rows > 4 ? 4 : 1, panels = w.panels();
+    auto [first, last] = share((panels + grain - 1) / grain, member);
+    int64_t begin = first * grain, end = std::min(last * grain, panels);
+    if (is_float(w.kind)) kernels_->matmul_float(w, input.floats, input.size, num_rows, begin, end, y, stride);
+    else
+        kernels_->matmul(w, is_k_quant(w.kind) ? input.by_256 : input.by_32, num_rows, begin, end, y, stride,
+                         scratch_.data() + member * up_to(kScratchBytes, 64));
+    return {begin * kPanelRows, std::min(end * kPanelRows, w.rows)};
+}
+
+void Model::norm_rows(const Norm& norm, const float* x, int64_t num_rows, int member, float* y) {
+    auto [begin, end] = share(num_rows, member);
+    for (int64_t m = begin; m < end; ++m)
+        kernels_->layer_norm(x + m * shape_.hidden, norm.gain.data(), norm.bias.data(), shape_.norm_eps, shape_.hidden, y + m * shape_.hidden);
+}
+
+void Model::rotate_and_store(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer) {
+    int64_t heads = shape_.num_heads, kv = shape_.num_kv_heads, size = shape_.head_dim, half = shape_.rotary_dim / 2;
+    auto num_tokens = static_cast<int64_t>(tokens_.size());
+    auto [begin, end] = share(num_tokens * kv, member);
+    int64_t group = heads / kv;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+    for (int64_t i = begin; i < end; ++i) {
+        int64_t m = i / kv, k = i % kv;
+        float* row = qkv_.as<float>() + m * qkv_stride_;
+        const float *cosines = angles_.data() + m * 2 * half, *sines = cosines + half;
+        auto turn = [&](float* head) {
+            for (int64_t j = 0; j < half; ++j) {
+                float a = head[j], b = head[half + j];
+                head[j] = a * cosines[j] - b * sines[j];
+                head[half + j] = b * cosines[j] + a * sines[j];
+            }
+        };
+        for (int64_t n = k * group; n < (k + 1) * group; ++n) {
+            turn(row + n * size);
+            for (int64_t j = 0; j < size; ++j) row[n * size + j] *= scale;
+        }
+        float* key = row + (heads + k) * size;
+        turn(key);
+        const Token& token = tokens_[static_cast<size_t>(m)];
+        int64_t block = stretches[static_cast<size_t>(token.stretch)].table[token.position / kBlockTokens];
+        uint8_t* at = pool.layer(layer) + block * pool.block_bytes() + k * pool.head_bytes();
+        (pool.is_8bit() ? kernels_->store_8bit : kernels_->store_16bit)(key, row + (heads + kv + k) * size, size,
+                                                                        token.position % kBlockTokens, at);
+    }
+}
+
+void Model::attention(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer) {
+    int64_t group = shape_.num_heads / shape_.num_kv_heads, size = shape_.head_dim, width = shape_.num_heads * size;
+    int64_t most_rows = task_tokens_ * group;
+    float* scores = scores_.as<float>() + member * most_rows * (scores_stride_ + size);
+    float* queries = scores + most_rows * scores_stride_;
+    auto count = static_cast<int64_t>(tasks_.size());
+    for (int64_t i; (i = next_task_.fetch_add(1, std::memory_order_relaxed)) < count;) {
+        const Task& task = tasks_[static_cast<size_t>(i)];
+        for (int64_t t = 0; t < task.count; ++t)
+            std::memcpy(queries + t * group * size, qkv_.as<float>() + (task.first + t) * qkv_stride_ + task.kv_head * group * size,
+                        static_cast<size_t>(group * size) * sizeof(float));
+        AttentionTask work;
+        work.q = queries;
+        work.num_rows = task.count * group;
+        work.group = group;
+        work.head_dim = size;
+        work.first_seen = tokens_[static_cast<size_t>(task.first)].position + 1;
+        work.pool = pool.layer(layer);
+        work.table = stretches[static_cast<size_t>(task.stretch)].table;
+        work.block_bytes = pool.block_bytes();
+        work.head_offset = task.kv_head * pool.head_bytes();
+        work.scores = scores;
+        work.scores_stride = scores_stride_;
+        work.out = mixed_.as<float>() + task.first * width + task.kv_head * group * size;
+        work.out_stride = width;
+        (pool.is_8bit() ? kernels_->attend_8bit : kernels_->attend_16bit)(work);
+    }
+}
+
+void Model::forward(KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits) {
+    prepare(stretches);
+    std::function<void(int)> work = [&](int member) { walk(member, pool, stretches, x, logits); };
+    team_.run(work);
+}
+
+void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits) {
+    auto rows = static_cast<int64_t>(tokens_.size());
+    int64_t hidden = shape_.hidden, heads = shape_.num_heads * shape_.head_dim, kv = shape_.num_kv_heads * shape_.head_dim;
+    int64_t mlp_stride = up_to(shape_.mlp, 16), out_stride = up_to(hidden, 16);
+    float *normed = normed_.as<float>(), *qkv = qkv_.as<float>(), *mixed = mixed_.as<float>();
+    float *activations = hidden_.as<float>(), *output = output_.as<float>();
+    // y = W input, added to the residual stream; a member adds the columns that it made.
+    auto add_to_stream = [&](const Matrix& matrix, const Input& input) {
+        auto [from, to] = multiply(matrix, input, rows, member, output, out_stride);
+        for (int64_t m = 0; m < rows; ++m) kernels_->add(output + m * out_stride + from, to - from, x + m * hidden + from);
+        team_.barrier();
+    };
+    auto enter = [&](const Input& input) {
+        if (input.wants_32 || input.wants_256) {
+            quantize(input, rows, member);
+            team_.barrier();
+        }
+    };
+    for (int64_t i = 0; i < shape_.num_layers; ++i) {
+        const Layer& layer = layers_[static_cast<size_t>(i)];
+        auto matrix = [&](Slot slot) -> const Matrix& { return layer.matrices[static_cast<size_t>(slot)]; };
+        norm_rows(layer.norms[0], x, rows, member, normed);
+        if (member == 0) next_task_.store(0, std::memory_order_relaxed);
+        team_.barrier();
+        Input input = input_for({&matrix(Slot::Q), &matrix(Slot::K), &matrix(Slot::V)}, normed, hidden, rows, levels_);
+        enter(input);
+        multiply(matrix(Slot::Q), input, rows, member, qkv, qkv_stride_);
+        multiply(matrix(Slot::K), input, rows, member, qkv + heads, qkv_stride_);
+        multiply(matrix(Slot::V), input, rows, member, qkv + heads + kv, qkv_stride_);
+        team_.barrier();
+        rotate_and_store(member, pool, stretches, i);
+        team_.barrier();
+        attention(member, pool, stretches, i);
+        team_.barrier();
+        input = input_for({&matrix(Slot::O)}, mixed, heads, rows, levels_);
+        enter(input);
+        add_to_stream(matrix(Slot::O), input);
+
+        norm_rows(layer.norms[1], x, rows, member, normed);
+        team_.barrier();
+        input = input_for({&matrix(Slot::Up)}, normed, hidden, rows, levels_);
+        enter(input);
+        auto [from, to] = multiply(matrix(Slot::Up), input, rows, member, activations, mlp_stride);
+        for (int64_t m = 0; m < rows; ++m) kernels_->relu2(activations + m * mlp_stride + from, to - from);
+        team_.barrier();
+        input = input_for({&matrix(Slot::Down)}, activations, mlp_stride, rows, levels_);
+        enter(input);
+        add_to_stream(matrix(Slot::Down), input);
+    }
+    auto wanted = static_cast<int64_t>(logit_rows_.size());
+    if (!wanted) return;
+    auto [begin, end] = share(wanted, member);
+    for (int64_t j = begin; j < end; ++j)
+        kernels_->layer_norm(x + logit_rows_[static_cast<size_t>(j)] * hidden, last_norm_.gain.data(), last_norm_.bias.data(),
+                             shape_.norm_eps, hidden, picked_.as<float>() + j * hidden);
+    team_.barrier();
+    Input input = input_for({&head_}, picked_.as<float>(), hidden, wanted, levels_);
+    if (input.wants_32 || input.wants_256) {
+        quantize(input, wanted, member);
+        team_.barrier();
+    }
+    int64_t stride = up_to(shape_.vocab, 16);
+    auto [from, to] = multiply(head_, input, wanted, member, output, stride);
+    for (int64_t j = 0; j < wanted; ++j)
+        std::memcpy(logits + j * shape_.vocab + from, output + j * stride + from, static_cast<size_t>(std::max<int64_t>(0, to - from)) * sizeof(float));
+}
+
+}  // namespace understudy

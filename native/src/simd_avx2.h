@@ -1,0 +1,105 @@
+// 16 lanes as two 256-bit vectors: AVX2, FMA, F16C.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace understudy {
+namespace {
+
+struct F16v { __m256 a, b; };
+struct I16v { __m256i a, b; };
+struct U64v { __m256i a, b; };
+constexpr int kTileTokens = 3, kTilePanels = 1;
+
+inline const __m256i* at256(const void* p) { return static_cast<const __m256i*>(p); }
+inline F16v f_set(float x) { __m256 v = _mm256_set1_ps(x); return {v, v}; }
+inline F16v f_load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void f_store(float* p, F16v x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+inline F16v f_half(const uint8_t* p) {
+    const __m128i* h = reinterpret_cast<const __m128i*>(p);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
+}
+inline F16v f_bf16(const uint8_t* p) {
+    const __m128i* h = reinterpret_cast<const __m128i*>(p);
+    auto wide = [](__m128i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16)); };
+    return {wide(_mm_loadu_si128(h)), wide(_mm_loadu_si128(h + 1))};
+}
+inline F16v f_bytes(const int8_t* p) {
+    __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))};
+}
+inline F16v f_mul(F16v x, F16v y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline F16v f_add(F16v x, F16v y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline F16v f_sub(F16v x, F16v y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+inline F16v f_max(F16v x, F16v y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline F16v f_fma(F16v x, F16v y, F16v z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+inline F16v f_fnma(F16v x, F16v y, F16v z) { return {_mm256_fnmadd_ps(x.a, y.a, z.a), _mm256_fnmadd_ps(x.b, y.b, z.b)}; }
+inline F16v f_from(I16v x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline F16v f_bits(I16v x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+inline I16v i_round(F16v x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+inline float f_sum(F16v x) {
+    __m256 s = _mm256_add_ps(x.a, x.b);
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+inline float f_peak(F16v x) {
+    __m256 s = _mm256_max_ps(x.a, x.b);
+    __m128 q = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+}
+inline I16v i_set(int32_t x) { __m256i v = _mm256_set1_epi32(x); return {v, v}; }
+inline I16v i_add(I16v x, I16v y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline I16v i_mul(I16v x, I16v y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
+inline I16v i_bytes(const uint8_t* p) {
+    __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8))};
+}
+inline I16v i_signed(const uint8_t* p) {
+    __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_srli_si128(v, 8))};
+}
+inline I16v i_load(const int32_t* p) { return {_mm256_loadu_si256(at256(p)), _mm256_loadu_si256(at256(p + 8))}; }
+inline void i_store(int32_t* p, I16v x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
+}
+inline void i_store_bytes(int8_t* p, I16v x) {
+    alignas(32) int32_t wide[16];
+    i_store(wide, x);
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(wide[i]);
+}
+inline U64v u_load(const uint8_t* p) { return {_mm256_loadu_si256(at256(p)), _mm256_loadu_si256(at256(p + 32))}; }
+inline void u_store(uint8_t* p, U64v x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), x.b);
+}
+inline U64v u_and(U64v x, uint8_t mask) {
+    __m256i m = _mm256_set1_epi8(static_cast<char>(mask));
+    return {_mm256_and_si256(x.a, m), _mm256_and_si256(x.b, m)};
+}
+inline U64v u_or(U64v x, U64v y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+template <int N> inline U64v u_right(U64v x) {
+    return u_and({_mm256_srli_epi16(x.a, N), _mm256_srli_epi16(x.b, N)}, static_cast<uint8_t>(0xFF >> N));
+}
+template <int N> inline U64v u_left(U64v x) {
+    return u_and({_mm256_slli_epi16(x.a, N), _mm256_slli_epi16(x.b, N)}, static_cast<uint8_t>(0xFF << N));
+}
+inline __m256i four(const int8_t* x) { int32_t v; std::memcpy(&v, x, 4); return _mm256_set1_epi32(v); }
+// w at most 127, so that the pair sums of maddubs fit 16 bits
+inline I16v dot(I16v acc, U64v w, const int8_t* x) {
+    __m256i v = four(x), ones = _mm256_set1_epi16(1);
+    return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(_mm256_maddubs_epi16(w.a, v), ones)),
+            _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, v), ones))};
+}
+inline I16v dot_wide(I16v acc, U64v w, const int8_t* x) {
+    I16v high = dot(i_set(0), u_right<4>(w), x);
+    acc = dot(acc, u_and(w, 15), x);
+    return {_mm256_add_epi32(acc.a, _mm256_slli_epi32(high.a, 4)), _mm256_add_epi32(acc.b, _mm256_slli_epi32(high.b, 4))};
+}
+
+}  // namespace
+}  // namespace understudy

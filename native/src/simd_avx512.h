@@ -1,0 +1,68 @@
+// 16 lanes as one 512-bit vector: AVX-512 F, BW, VL, DQ, VNNI.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace understudy {
+namespace {
+
+struct F16v { __m512 v; };
+struct I16v { __m512i v; };
+struct U64v { __m512i v; };
+constexpr int kTileTokens = 6, kTilePanels = 4;
+
+inline F16v f_set(float x) { return {_mm512_set1_ps(x)}; }
+inline F16v f_load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void f_store(float* p, F16v x) { _mm512_storeu_ps(p, x.v); }
+inline F16v f_half(const uint8_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+inline F16v f_bf16(const uint8_t* p) {
+    __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))};
+}
+inline F16v f_bytes(const int8_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+inline F16v f_mul(F16v x, F16v y) { return {_mm512_mul_ps(x.v, y.v)}; }
+inline F16v f_add(F16v x, F16v y) { return {_mm512_add_ps(x.v, y.v)}; }
+inline F16v f_sub(F16v x, F16v y) { return {_mm512_sub_ps(x.v, y.v)}; }
+inline F16v f_max(F16v x, F16v y) { return {_mm512_max_ps(x.v, y.v)}; }
+inline F16v f_fma(F16v x, F16v y, F16v z) { return {_mm512_fmadd_ps(x.v, y.v, z.v)}; }
+inline F16v f_fnma(F16v x, F16v y, F16v z) { return {_mm512_fnmadd_ps(x.v, y.v, z.v)}; }
+inline F16v f_from(I16v x) { return {_mm512_cvtepi32_ps(x.v)}; }
+inline F16v f_bits(I16v x) { return {_mm512_castsi512_ps(x.v)}; }
+inline I16v i_round(F16v x) { return {_mm512_cvtps_epi32(x.v)}; }
+inline float f_sum(F16v x) {
+    __m256 s = _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+inline float f_peak(F16v x) { return _mm512_reduce_max_ps(x.v); }
+inline I16v i_set(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline I16v i_add(I16v x, I16v y) { return {_mm512_add_epi32(x.v, y.v)}; }
+inline I16v i_mul(I16v x, I16v y) { return {_mm512_mullo_epi32(x.v, y.v)}; }
+inline I16v i_bytes(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+inline I16v i_signed(const uint8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+inline I16v i_load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline void i_store(int32_t* p, I16v x) { _mm512_storeu_si512(p, x.v); }
+inline void i_store_bytes(int8_t* p, I16v x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(x.v)); }
+inline U64v u_load(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline void u_store(uint8_t* p, U64v x) { _mm512_storeu_si512(p, x.v); }
+inline U64v u_and(U64v x, uint8_t mask) { return {_mm512_and_si512(x.v, _mm512_set1_epi8(static_cast<char>(mask)))}; }
+inline U64v u_or(U64v x, U64v y) { return {_mm512_or_si512(x.v, y.v)}; }
+template <int N> inline U64v u_right(U64v x) { return u_and({_mm512_srli_epi16(x.v, N)}, static_cast<uint8_t>(0xFF >> N)); }
+template <int N> inline U64v u_left(U64v x) { return u_and({_mm512_slli_epi16(x.v, N)}, static_cast<uint8_t>(0xFF << N)); }
+// Assembly, because GCC 12 spills the accumulators of the intrinsics' version.
+inline I16v dot(I16v acc, U64v w, const int8_t* x) {
+    int32_t four;
+    std::memcpy(&four, x, 4);
+    __m512i b = _mm512_set1_epi32(four);
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(w.v), "v"(b));
+    return acc;
+}
+inline I16v dot_wide(I16v acc, U64v w, const int8_t* x) { return dot(acc, w, x); }
+
+}  // namespace
+}  // namespace understudy

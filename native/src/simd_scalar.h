@@ -1,0 +1,58 @@
+// 16 lanes in plain C++: the twin that runs anywhere, and that the others are tested against.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace understudy {
+float half_to_float(uint16_t bits);
+namespace {
+
+struct F16v { float v[16]; };
+struct I16v { int32_t v[16]; };
+struct U64v { uint8_t v[64]; };
+
+#define LANES for (int i = 0; i < 16; ++i)
+constexpr int kTileTokens = 2, kTilePanels = 1;
+
+inline F16v f_set(float x) { F16v r; LANES r.v[i] = x; return r; }
+inline F16v f_load(const float* p) { F16v r; std::memcpy(r.v, p, 64); return r; }
+inline void f_store(float* p, F16v a) { std::memcpy(p, a.v, 64); }
+inline F16v f_half(const uint8_t* p) { F16v r; LANES { uint16_t h; std::memcpy(&h, p + 2 * i, 2); r.v[i] = half_to_float(h); } return r; }
+inline F16v f_bf16(const uint8_t* p) { F16v r; LANES { uint16_t h; std::memcpy(&h, p + 2 * i, 2); uint32_t w = uint32_t(h) << 16; std::memcpy(&r.v[i], &w, 4); } return r; }
+inline F16v f_bytes(const int8_t* p) { F16v r; LANES r.v[i] = p[i]; return r; }
+inline F16v f_mul(F16v a, F16v b) { LANES a.v[i] *= b.v[i]; return a; }
+inline F16v f_add(F16v a, F16v b) { LANES a.v[i] += b.v[i]; return a; }
+inline F16v f_sub(F16v a, F16v b) { LANES a.v[i] -= b.v[i]; return a; }
+inline F16v f_max(F16v a, F16v b) { LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
+inline F16v f_fma(F16v a, F16v b, F16v c) { LANES c.v[i] = a.v[i] * b.v[i] + c.v[i]; return c; }
+inline F16v f_fnma(F16v a, F16v b, F16v c) { LANES c.v[i] = c.v[i] - a.v[i] * b.v[i]; return c; }
+inline F16v f_from(I16v a) { F16v r; LANES r.v[i] = static_cast<float>(a.v[i]); return r; }
+inline F16v f_bits(I16v a) { F16v r; std::memcpy(r.v, a.v, 64); return r; }
+inline I16v i_round(F16v a) { I16v r; LANES r.v[i] = static_cast<int32_t>(std::nearbyint(a.v[i])); return r; }
+inline float f_sum(F16v a) { for (int s = 8; s; s /= 2) for (int i = 0; i < s; ++i) a.v[i] += a.v[i + s]; return a.v[0]; }
+inline float f_peak(F16v a) { float m = a.v[0]; LANES m = a.v[i] > m ? a.v[i] : m; return m; }
+inline I16v i_set(int32_t x) { I16v r; LANES r.v[i] = x; return r; }
+inline I16v i_add(I16v a, I16v b) { LANES a.v[i] += b.v[i]; return a; }
+inline I16v i_mul(I16v a, I16v b) { LANES a.v[i] *= b.v[i]; return a; }
+inline I16v i_bytes(const uint8_t* p) { I16v r; LANES r.v[i] = p[i]; return r; }
+inline I16v i_signed(const uint8_t* p) { I16v r; LANES r.v[i] = static_cast<int8_t>(p[i]); return r; }
+inline I16v i_load(const int32_t* p) { I16v r; std::memcpy(r.v, p, 64); return r; }
+inline void i_store(int32_t* p, I16v a) { std::memcpy(p, a.v, 64); }
+inline void i_store_bytes(int8_t* p, I16v a) { LANES p[i] = static_cast<int8_t>(a.v[i]); }
+inline U64v u_load(const uint8_t* p) { U64v r; std::memcpy(r.v, p, 64); return r; }
+inline void u_store(uint8_t* p, U64v a) { std::memcpy(p, a.v, 64); }
+inline U64v u_and(U64v a, uint8_t mask) { for (auto& b : a.v) b &= mask; return a; }
+inline U64v u_or(U64v a, U64v b) { for (int i = 0; i < 64; ++i) a.v[i] |= b.v[i]; return a; }
+template <int N> inline U64v u_right(U64v a) { for (auto& b : a.v) b = static_cast<uint8_t>(b >> N); return a; }
+template <int N> inline U64v u_left(U64v a) { for (auto& b : a.v) b = static_cast<uint8_t>(b << N); return a; }
+// acc[r] += sum of w[4 r + i] * x[i], w unsigned, x four signed bytes
+inline I16v dot(I16v acc, U64v w, const int8_t* x) {
+    LANES for (int k = 0; k < 4; ++k) acc.v[i] += w.v[4 * i + k] * x[k];
+    return acc;
+}
+inline I16v dot_wide(I16v acc, U64v w, const int8_t* x) { return dot(acc, w, x); }
+#undef LANES
+
+}  // namespace
+}  // namespace understudy

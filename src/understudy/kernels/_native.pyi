@@ -1,0 +1,63 @@
+import numpy as np
+import numpy.typing as npt
+
+BLOCK_TOKENS: int
+
+def kernel_names() -> list[str]: ...
+def matmul(
+    kind: int,
+    rows: int,
+    cols: int,
+    source: npt.NDArray[np.uint8],
+    x: npt.NDArray[np.float32],
+    kernels: str,
+) -> npt.NDArray[np.float32]: ...
+
+class ModelShape:
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        hidden: int,
+        mlp: int,
+        vocab: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        rotary_dim: int,
+        rope_theta: float,
+        norm_eps: float,
+    ) -> None: ...
+
+class KvPool:
+    def __init__(self, shape: ModelShape, num_blocks: int, is_8bit: bool) -> None: ...
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def block_bytes(self) -> int: ...
+    def copy_block(self, source: int, target: int, /) -> None: ...
+
+class Model:
+    def __init__(self, shape: ModelShape, num_threads: int, kernels: str) -> None: ...
+    def set_matrix(
+        self, layer: int, slot: int, kind: int, rows: int, cols: int, source: npt.NDArray[np.uint8], /
+    ) -> None: ...
+    def set_head(self, kind: int, rows: int, cols: int, source: npt.NDArray[np.uint8], /) -> None: ...
+    def set_norm(
+        self, layer: int, which: int, gain: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], /
+    ) -> None: ...
+    def forward(
+        self,
+        pool: KvPool,
+        x: npt.NDArray[np.float32],
+        past: npt.NDArray[np.int32],
+        num_tokens: npt.NDArray[np.int32],
+        num_logits: npt.NDArray[np.int32],
+        tables: npt.NDArray[np.int32],
+    ) -> npt.NDArray[np.float32]: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def kernels(self) -> str: ...
+    @property
+    def num_threads(self) -> int: ...

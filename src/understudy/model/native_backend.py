@@ -1,0 +1,215 @@
+"""The model on the CPU by compiled kernels."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.errors import EngineError
+from understudy.kernels.formats import StorageType
+from understudy.kernels.native import native_module
+from understudy.model.blocks import BlockCache, BlockPool
+from understudy.model.config import NemotronConfig
+from understudy.model.mapped_file import drop_pages
+from understudy.model.memory import MemoryFigures
+from understudy.model.transformer import ForwardStep
+from understudy.model.weights import Weight
+
+__all__ = ["CpuBackend", "why_not_native"]
+
+_F32 = npt.NDArray[np.float32]
+_SLOTS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+_SMALL_CACHE_BYTES = 64 << 20
+_CACHE_BYTES = 1 << 30
+_MIN_CACHED_CONTEXTS = 4
+
+
+def why_not_native(config: NemotronConfig) -> str | None:
+    """Why the compiled kernels cannot run a model; None if they can."""
+    from understudy.kernels.native import MISSING_MEND
+
+    if native_module() is None:
+        return MISSING_MEND
+    if config.head_dim % 16:
+        return f"the native kernels need a head_dim that is a multiple of 16, this model's is {config.head_dim}"
+    return None
+
+
+class CpuBackend:
+    """Runs a model with the native kernels; weights are copied from their file into the kernels' own layout.
+
+    A sequence's logits are the same bit for bit alone or in a batch, and however its tokens are cut into steps.
+    """
+
+    def __init__(
+        self,
+        config: NemotronConfig,
+        weights: Mapping[str, Weight],
+        *,
+        num_threads: int | None = None,
+        kernels: str = "",
+        kv_bits: int | None = None,
+        cache_bytes: int | None = None,
+    ) -> None:
+        """Copy the weights.
+
+        Args:
+            config: shape.
+            weights: all tensors; they are not needed afterwards, but for the input table, which stays in its file.
+            num_threads: threads in a step; None for every core that this process may use.
+            kernels: an instruction set of `kernel_names()`; "" for the best.
+            kv_bits: bits of a cached value, 8 or 16; None takes 16 where a whole context stays below 64 MiB.
+            cache_bytes: budget of all sequences' keys and values; None for 1 GiB, or four contexts if that is more.
+
+        Raises:
+            EngineError: the native kernels are missing or cannot run this shape.
+        """
+        native: Any = native_module()
+        if reason := why_not_native(config):
+            raise EngineError(f"The cpu backend cannot run this model: {reason}.")
+        self.config = config
+        shape = native.ModelShape(
+            num_layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            mlp=config.intermediate_size,
+            vocab=config.vocab_size,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            rotary_dim=config.rotary_dim,
+            rope_theta=config.rope_theta,
+            norm_eps=config.norm_eps,
+        )
+        self._model = native.Model(shape, num_threads or _num_cores(), kernels)
+        self._load(weights)
+        values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+        context = config.max_position_embeddings
+        if kv_bits is None:
+            kv_bits = 16 if 2 * values * context <= _SMALL_CACHE_BYTES else 8
+        if kv_bits not in (8, 16):
+            raise EngineError(f"kv_bits must be 8 or 16, got {kv_bits}.")
+        one = native.KvPool(shape, 1, kv_bits == 8).block_bytes
+        context_blocks = -(-context // native.BLOCK_TOKENS)
+        num_blocks = max(_MIN_CACHED_CONTEXTS * context_blocks, _CACHE_BYTES // one)
+        if cache_bytes is not None:
+            num_blocks = max(1, cache_bytes // one)
+        self._pool = native.KvPool(shape, num_blocks, kv_bits == 8)
+        self._block_bytes = one
+        self._blocks = BlockPool(num_blocks, native.BLOCK_TOKENS, self._pool.copy_block)
+        self.kv_bits = kv_bits
+
+    @property
+    def name(self) -> str:
+        """'cpu' and the instruction set."""
+        return f"cpu ({self._model.kernels}, {self._model.num_threads} threads)"
+
+    def _load(self, weights: Mapping[str, Weight]) -> None:
+        for layer in range(self.config.num_hidden_layers):
+            prefix = f"model.layers.{layer}"
+            for slot, name in enumerate(_SLOTS):
+                weight = weights[f"{prefix}.{name}.weight"]
+                self._model.set_matrix(layer, slot, int(weight.kind), *weight.shape, _bytes(weight))
+                drop_pages(weight.raw)
+            for which, name in enumerate(("input_layernorm", "post_attention_layernorm")):
+                self._model.set_norm(layer, which, *_norm(weights, f"{prefix}.{name}"))
+        self._model.set_norm(self.config.num_hidden_layers, 0, *_norm(weights, "model.norm"))
+        self._embedding = weights["model.embed_tokens.weight"]
+        head = self._embedding if self.config.tie_word_embeddings else weights["lm_head.weight"]
+        self._model.set_head(int(head.kind), *head.shape, _bytes(head))
+        drop_pages(head.raw)
+
+    def new_cache(self) -> BlockCache:
+        """An empty cache for one sequence; it takes blocks as it grows, and gives them back when it is dropped."""
+        return BlockCache(self._blocks)
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens by which a cache grows."""
+        return self._blocks.block_tokens
+
+    def num_free_tokens(self) -> int:
+        """Tokens that all caches together may still grow by."""
+        return self._blocks.num_free * self._blocks.block_tokens
+
+    def forward(self, batch: Sequence[ForwardStep]) -> list[_F32]:
+        """Run one step of every sequence.
+
+        Returns:
+            For each sequence logits of shape (num_logits, V).
+
+        Raises:
+            EngineError: a sequence would outgrow the context or the cache's budget, a token id is not in the
+                vocabulary, or a step is empty.
+        """
+        caches = [self._checked_cache(step) for step in batch]
+        sizes = [len(step.token_ids) for step in batch]
+        for cache, size in zip(caches, sizes, strict=True):
+            cache.reserve(cache.length + size)
+        x = self._embedding.rows(np.concatenate([np.asarray(step.token_ids) for step in batch]))
+        wanted = np.asarray([step.num_logits for step in batch], np.int32)
+        block_tokens = self._blocks.block_tokens
+        used = [c.blocks[: -(-(c.length + t) // block_tokens)] for c, t in zip(caches, sizes, strict=True)]
+        logits: _F32 = self._model.forward(
+            self._pool,
+            np.ascontiguousarray(x, np.float32),
+            np.asarray([c.length for c in caches], np.int32),
+            np.asarray(sizes, np.int32),
+            wanted,
+            np.concatenate([np.asarray(b, np.int32) for b in used]),
+        )
+        for cache, size in zip(caches, sizes, strict=True):
+            cache.advance(size)
+        return np.split(logits, np.cumsum(wanted)[:-1])
+
+    def _checked_cache(self, step: ForwardStep) -> BlockCache:
+        cache, ids = step.cache, step.token_ids
+        if not isinstance(cache, BlockCache) or cache.pool is not self._blocks:
+            raise EngineError(f"The cpu backend got a foreign cache ({type(cache).__name__}); use its new_cache().")
+        if len(ids) == 0 or not 0 <= step.num_logits <= len(ids):
+            raise EngineError(
+                f"A step has {len(ids)} tokens and wants {step.num_logits} logits; expected at least one token."
+            )
+        if min(ids) < 0 or max(ids) >= self.config.vocab_size:
+            raise EngineError(
+                f"A token id is outside the vocabulary of {self.config.vocab_size}: {min(ids)} to {max(ids)}."
+            )
+        if cache.length + len(ids) > self.config.max_position_embeddings:
+            raise EngineError(
+                f"A sequence of {cache.length + len(ids)} tokens does not fit the context of "
+                f"{self.config.max_position_embeddings}."
+            )
+        return cache
+
+    def memory(self) -> MemoryFigures:
+        """Bytes held now."""
+        return MemoryFigures(
+            weight_bytes=self._model.weight_bytes,
+            mapped_bytes=self._embedding.num_bytes,
+            cache_bytes_per_token=self._block_bytes // self._blocks.block_tokens,
+        )
+
+
+def _num_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def _bytes(weight: Weight) -> npt.NDArray[np.uint8]:
+    """A weight's bytes in a row, those of F32 kinds included."""
+    assert weight.kind in StorageType
+    return np.ascontiguousarray(weight.raw).reshape(-1)
+
+
+def _norm(weights: Mapping[str, Weight], name: str) -> tuple[_F32, _F32]:
+    return weights[f"{name}.weight"].dense() + np.float32(1), weights[f"{name}.bias"].dense()

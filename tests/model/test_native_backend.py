@@ -1,0 +1,120 @@
+"""The compiled backend: equal to NumPy, and to itself however the work is cut."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from understudy.engine.backend import Backend, Step
+from understudy.errors import EngineError
+from understudy.kernels.native import kernel_names, native_module
+from understudy.model.checkpoint import load_model
+from understudy.model.gguf_writer import write_gguf
+from understudy.model.native_backend import CpuBackend
+from understudy.model.transformer import ReferenceBackend
+from understudy.testing import byte_tokenizer, tiny_model
+
+pytestmark = pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
+
+IDS = np.random.default_rng(1).integers(0, 268, 90).tolist()
+
+
+def logits(backend: Backend, cuts: list[int]) -> np.ndarray:
+    cache, at, parts = backend.new_cache(), 0, []
+    for cut in cuts:
+        parts.append(backend.forward([Step(cache, IDS[at : at + cut], cut)])[0])
+        at += cut
+    return np.concatenate(parts)
+
+
+@pytest.fixture(scope="module")
+def backend() -> CpuBackend:
+    model = tiny_model()
+    return CpuBackend(model.config, model.weights, kv_bits=8)
+
+
+@pytest.mark.parametrize("isa", kernel_names())
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"hidden_size": 52, "intermediate_size": 37, "vocab_size": 268},
+        {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 48, "partial_rotary_factor": 0.25},
+        {"num_attention_heads": 8, "num_key_value_heads": 8, "partial_rotary_factor": 1.0, "tie_word_embeddings": True},
+    ],
+)
+def test_equal_to_numpy(isa: str, shape: dict[str, float]) -> None:
+    model = tiny_model(**shape)
+    expected = logits(ReferenceBackend(model.config, model.weights), [90])
+    exact = logits(CpuBackend(model.config, model.weights, kernels=isa, kv_bits=16), [90])
+    np.testing.assert_allclose(exact, expected, atol=0.01)  # keys and values are rounded to fp16
+    rounded = logits(CpuBackend(model.config, model.weights, kernels=isa, kv_bits=8), [90])
+    assert np.abs(rounded - expected).mean() < 0.02 * expected.std()
+
+
+@pytest.mark.parametrize("kv_bits", [8, 16])
+@pytest.mark.parametrize("file_type", ["f16", "q8_0"])
+def test_cached_equals_full_bit_for_bit(kv_bits: int, file_type: str, tmp_path: Path, config, tensors) -> None:
+    write_gguf(tmp_path / "x.gguf", config, tensors, byte_tokenizer().definition, None, file_type=file_type)
+    model = load_model(tmp_path / "x.gguf")
+    outputs = [
+        logits(CpuBackend(model.config, model.weights, kv_bits=kv_bits, num_threads=threads), cuts)
+        for threads, cuts in itertools.product((1, 2, 3), ([90], [1] * 90, [31, 2, 57], [64, 26]))
+    ]
+    for other in outputs[1:]:
+        np.testing.assert_array_equal(other, outputs[0])
+
+
+def test_a_batch_gives_each_sequence_the_bits_that_it_gets_alone(backend: CpuBackend) -> None:
+    prompts = [IDS[:9], IDS[5:6], IDS[3:50], IDS[:1]]
+    caches, alone = [backend.new_cache() for _ in prompts], [backend.new_cache() for _ in prompts]
+    for turn in range(3):
+        together = backend.forward([Step(c, p, 1) for c, p in zip(caches, prompts, strict=True)])
+        for i, (cache, prompt) in enumerate(zip(alone, prompts, strict=True)):
+            np.testing.assert_array_equal(together[i], backend.forward([Step(cache, prompt, 1)])[0])
+        prompts = [[int(row.argmax())] for row in together[:3]] + [IDS[turn : turn + 4]]
+
+
+def test_a_fork_goes_its_own_way(backend: CpuBackend) -> None:
+    trunk = backend.new_cache()
+    backend.forward([Step(trunk, IDS[:40])])
+    left, right = trunk.fork(40), trunk.fork(37)
+    backend.forward([Step(left, [5, 6])])
+    got = backend.forward([Step(right, IDS[37:45], 8)])[0]
+    again = backend.forward([Step(trunk, IDS[40:45], 5)])[0]
+    expected = logits(backend, [45])
+    np.testing.assert_array_equal(got, expected[37:])
+    np.testing.assert_array_equal(again, expected[40:])
+
+
+def test_only_the_wanted_logits_come_back(backend: CpuBackend) -> None:
+    steps = [Step(backend.new_cache(), IDS[:n], wanted) for n, wanted in ((5, 0), (3, 2), (4, 1))]
+    assert [rows.shape for rows in backend.forward(steps)] == [(0, 268), (2, 268), (1, 268)]
+
+
+def test_misuse_is_named(backend: CpuBackend) -> None:
+    for ids, words in (([], "at least one"), ([268], "vocabulary"), ([-1], "vocabulary"), ([1] * 4097, "context")):
+        with pytest.raises(EngineError, match=words):
+            backend.forward([Step(backend.new_cache(), ids)])
+    model = tiny_model()
+    foreign = CpuBackend(model.config, model.weights).new_cache()
+    with pytest.raises(EngineError, match="foreign cache"):
+        backend.forward([Step(foreign, [1])])
+
+
+def test_a_full_cache_fails_the_step_and_loses_nothing() -> None:
+    model = tiny_model()
+    small = CpuBackend(model.config, model.weights, kv_bits=8, cache_bytes=3 * 4096)
+    cache = small.new_cache()
+    small.forward([Step(cache, IDS[:20])])
+    with pytest.raises(EngineError, match="memory budget"):
+        small.forward([Step(cache, [1] * 4000)])
+    assert cache.length == 20
+    assert small.forward([Step(cache, [1])])[0].shape == (1, 268)
+
+
+def test_memory(backend: CpuBackend) -> None:
+    figures = backend.memory()
+    assert figures.cache_bytes_per_token == 2 * 2 * (2 * 16 + 8)
+    assert figures.weight_bytes >= 4 * (268 * 64 + 2 * (64 * 16 * 12 + 2 * 64 * 96))
