@@ -18,6 +18,24 @@ def test_help_lists_the_verbs(run: "Run", arguments: tuple[str, ...]) -> None:
     assert all(verb in result.out + result.err for verb in ("chat", "serve", "doctor", "train"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nope",), "No such command 'nope'"),
+        (("chat", "--bogus"), "No such option: --bogus"),
+        (("chat", "--seed", "many"), "--seed"),
+        (("serve", "--port", "99999"), "--port"),
+        (("train",), "Missing argument"),
+        (("chat", "--backend", "abacus"), "choose from auto, cpu, reference"),
+    ],
+)
+def test_a_slip_is_one_sentence(run: "Run", arguments: tuple[str, ...], words: str) -> None:
+    result = run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err
+    assert result.err.count("\n") == 1
+
+
 def test_a_bug_keeps_its_traceback(run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("understudy.npc.world.default_world", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -1,11 +1,15 @@
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from understudy.errors import DataError
+from understudy.model.checkpoint import load_model
 from understudy.tokenizer import Tokenizer
 from understudy.training.curve import draw_curve, read_figures
+from understudy.training.export import export_run
 from understudy.training.recipe import OptimizerRecipe, Recipe
 from understudy.training.trainer import Trainer, _learning_rate_scale
 
@@ -52,6 +56,23 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     trainer.model.layers = trainer.model.layers[:1]
     with pytest.raises(DataError, match="another recipe"):
         trainer.resume()
+
+
+def test_a_run_starts_from_another_runs_export(
+    recipe: Recipe, corpora: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    first = make(recipe, corpora, tmp_path / "first", tokenizer)
+    losses = [p.losses["prose"] for p in first.run()]
+    (tmp_path / "first" / "tokenizer.json").write_text(json.dumps(tokenizer.definition))
+    folder, gguf = export_run(recipe, tmp_path / "first")
+    second = make(recipe, corpora, tmp_path / "second", tokenizer)
+    second.start_from(load_model(folder))
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
+    second.start_from(load_model(gguf))  # F16
+    assert next(second.run()).losses["prose"] < losses[0] - 0.5
+    other = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, num_hidden_layers=1))
+    with pytest.raises(DataError, match="another shape or vocabulary"):
+        make(other, corpora, tmp_path / "third", tokenizer).start_from(load_model(gguf))
 
 
 def test_learning_rate_warms_up_and_decays() -> None:

@@ -1,7 +1,7 @@
 """The `understudy` command and how its errors are shown."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from understudy.cli.train import train
 from understudy.errors import UnderstudyError
 
 __all__ = ["app", "main"]
+
+# Typer brings its own copy of click since 0.16 or so; this is the error class of whichever it uses.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="understudy",
@@ -38,12 +41,26 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends with one sentence and exit code 2."""
     try:
-        app(args=arguments, prog_name="understudy")
+        sys.exit(app(args=arguments, prog_name="understudy", standalone_mode=False) or 0)
     except UnderstudyError as error:
         _complain(str(error))
         sys.exit(2)
+    except _UsageError as error:
+        _explain_usage(error)
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
+
+
+def _explain_usage(error: Any) -> None:
+    """One sentence on what was typed wrong, and where to read on."""
+    command = error.ctx.command_path if error.ctx else "understudy"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.ctx.get_help(), err=True)
+    else:
+        _complain(f"{error.format_message().rstrip('.')}; {command} --help lists what there is")
 
 
 def _complain(message: str) -> None:

@@ -1,5 +1,6 @@
 """`understudy train RECIPE`: tokenizer, training stages, export."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +17,14 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML recipe, e.g. recipes/harrow.toml.")],
     data: Annotated[Path, typer.Option(help="Folder of the corpora (see docs/training.md).")] = Path("data"),
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default: the recipe's.")] = None,
+    start: Annotated[Path | None, typer.Option(help="GGUF file or Hugging Face folder to start from.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
     """Train a model from a recipe; run it again to go on after a stop."""
     try:
         import torch
 
+        from understudy.model.checkpoint import load_model
         from understudy.training.curve import draw_curve
         from understudy.training.export import export_run
         from understudy.training.recipe import load_recipe
@@ -38,9 +41,14 @@ def train(
     plan = load_recipe(recipe)
     run = output or Path(plan.output)
     run.mkdir(parents=True, exist_ok=True)
+    files = load_model(start) if start else None
+    if files and not (run / "tokenizer.json").exists():
+        (run / "tokenizer.json").write_text(json.dumps(files.tokenizer.definition), encoding="utf-8")
     tokenizer = recipe_tokenizer(plan, data=data, output=run, report=console.log)
     trainer = Trainer(plan, data=data, output=run, tokenizer=tokenizer, report=console.log)
     resumed = trainer.resume()
+    if files and not resumed:
+        trainer.start_from(files)
     console.log(
         f"{plan.name}: {plan.model.num_parameters / 1e6:.1f}M parameters on {trainer.device}, "
         f"{'going on at' if resumed else 'starting at'} step {trainer.step} of {plan.total_steps}"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.data.dialogues import EncodedDialogues, encode_dialogues, to_conversation
-from understudy.data.lookup.generate import LookupGenerator
+from understudy.data.lookup.generate import LookupGenerator, content_hash
 from understudy.data.sources import read_dialogues, read_texts
 from understudy.prompt import render
 from understudy.tokenizer import Tokenizer
@@ -43,7 +43,9 @@ def open_corpus(
     Raises:
         DataError: the corpus' files are missing or damaged.
     """
-    key = json.dumps([dataclasses.asdict(recipe), tokenizer.definition["model"]["vocab"]], sort_keys=True, default=dict)
+    made_by = content_hash() if recipe.kind == "lookup" else ""
+    parts = [dataclasses.asdict(recipe), tokenizer.definition["model"]["vocab"], made_by]
+    key = json.dumps(parts, sort_keys=True, default=dict)
     folder = cache / f"{recipe.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     names = ("stream",) if recipe.kind in ("text", "repeat") else ("token_ids", "targets", "offsets")
     if not all((folder / f"{n}.npy").exists() for n in names):

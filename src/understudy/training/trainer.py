@@ -13,11 +13,12 @@ from torch import Tensor
 
 from understudy.data.sources import read_texts
 from understudy.errors import DataError
+from understudy.model.checkpoint import LoadedModel
 from understudy.tokenizer import Tokenizer
 from understudy.training.batches import Batcher, MicroBatch
 from understudy.training.corpus import open_corpus
 from understudy.training.metrics import LookupProbes, bits_per_byte
-from understudy.training.model import NemotronLM
+from understudy.training.model import NemotronLM, from_hf_tensors
 from understudy.training.muon import Muon
 from understudy.training.recipe import OptimizerRecipe, Recipe, StageRecipe
 
@@ -153,6 +154,20 @@ class Trainer:
         part = self.output / "checkpoint.part"
         torch.save(state, part)
         part.replace(self.output / "checkpoint.pt")
+
+    def start_from(self, files: LoadedModel) -> None:
+        """Begin with the weights of a model file or folder in place of random ones.
+
+        Raises:
+            DataError: it has another shape or vocabulary than the recipe's model.
+        """
+        shape = dataclasses.replace(self.recipe.model, max_position_embeddings=files.config.max_position_embeddings)
+        if shape != files.config or files.tokenizer.definition["model"] != self.tokenizer.definition["model"]:
+            raise DataError(
+                f"{files.path} has another shape or vocabulary than the recipe's model; give the recipe's [model] the "
+                "values of its config.json, and start in an empty output folder, which then takes its tokenizer."
+            )
+        from_hf_tensors(self.model, {name: torch.from_numpy(w.dense()) for name, w in files.weights.items()})
 
     def resume(self) -> bool:
         """Go on from the checkpoint in the output folder, if there is one."""

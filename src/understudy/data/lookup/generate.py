@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from .drills import Drill, DrillKit
 from .scene import Content, Scene, Turn
 from .validate import validate
 
-__all__ = ["DEFAULT_MIX", "Dialogue", "LookupGenerator"]
+__all__ = ["DEFAULT_MIX", "Dialogue", "LookupGenerator", "content_hash"]
 
 Dialogue = dict[str, object]
 
@@ -28,6 +29,14 @@ DEFAULT_MIX: Mapping[str, float] = {
 }
 _OF_KIND = {"tool": "tool", "lore": "rag", "mixed": "rag"}
 _LISTED = ("facts_persona.json", "facts_lore.json", "recall.json", "tools.json", "smalltalk.json")
+
+
+def content_hash() -> str:
+    """A hash of the content files: with the seed and the mix it decides every dialogue."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.json")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 class LookupGenerator:
