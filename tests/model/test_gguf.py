@@ -246,7 +246,8 @@ def test_tokenizers_that_cannot_be_written(path: Path, config, tensors) -> None:
         with pytest.raises(ModelFileError, match="byte-level"):
             write_gguf(path, config, tensors, {**definition, **change}, None, file_type="f16")
     with pytest.raises(ModelFileError, match="has id"):
-        write_gguf(path, tiny_config(vocab_size=200), tensors, definition, None, file_type="f16")
+        small = tiny_config(vocab_size=200)
+        write_gguf(path, small, random_tensors(small), definition, None, file_type="f16")
     with pytest.raises(ModelFileError, match="written"):
         write(path.parent / "missing" / "x.gguf", config, tensors)
 

@@ -9,6 +9,7 @@ from understudy import __version__
 from understudy.cli.chat import chat
 from understudy.cli.doctor import doctor
 from understudy.cli.serve import serve
+from understudy.cli.synth import synth
 from understudy.cli.train import train
 from understudy.errors import UnderstudyError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(chat)
 app.command()(serve)
 app.command()(doctor)
+app.command()(synth)
 app.command()(train)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -19,7 +19,7 @@ from understudy.model.gguf_tokenizer_keys import tokenizer_to_gguf
 from understudy.model.tensor_names import expected_shapes, gguf_names
 from understudy.model.weights import Weight
 
-__all__ = ["write_gguf"]
+__all__ = ["write_gguf", "write_packed_gguf"]
 
 _ALIGNMENT = 32
 _FILE_TYPES = {"f16": (StorageType.F16, 1), "q8_0": (StorageType.Q8_0, 7)}
@@ -54,21 +54,60 @@ def write_gguf(
             refuses.
     """
     matrix_kind, type_number = _FILE_TYPES[file_type]
+    if config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
+        tensors = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+    shapes = expected_shapes(dataclasses.replace(config, tie_word_embeddings=False))
+    kinds = _storage_kinds(shapes, tensors, matrix_kind)
+    write_packed_gguf(
+        path,
+        config,
+        kinds,
+        lambda name: _packed(name, tensors[name], kinds[name]),
+        tokenizer_definition,
+        chat_template,
+        file_type_number=type_number,
+        metadata=metadata,
+    )
+
+
+def write_packed_gguf(
+    path: Path,
+    config: NemotronConfig,
+    kinds: Mapping[str, StorageType],
+    packed: Callable[[str], npt.NDArray[np.uint8]],
+    tokenizer_definition: Mapping[str, Any],
+    chat_template: str | None,
+    *,
+    file_type_number: int,
+    metadata: Mapping[str, str | int | float | bool | list[str]] | None = None,
+) -> None:
+    """Write a GGUF file whose tensors are packed one after the other, as they are asked for.
+
+    Args:
+        path: where to; a file there is replaced.
+        config: the model's shape.
+        kinds: format of each tensor of `expected_shapes`, the head always among them.
+        packed: a tensor's bytes, by Hugging Face's name; norm weights with the 1 added.
+        tokenizer_definition: the content of a `tokenizer.json`: byte-level BPE.
+        chat_template: Jinja template for other programs.
+        file_type_number: GGUF's `general.file_type`.
+        metadata: further keys.
+
+    Raises:
+        ModelFileError: the tokenizer is of another kind, or the disk refuses.
+    """
     keys: dict[str, Any] = {
         "general.architecture": "nemotron",
         "general.alignment": _ALIGNMENT,
         "general.quantization_version": 2,
-        "general.file_type": type_number,
+        "general.file_type": file_type_number,
         **config_to_gguf(config),
         **tokenizer_to_gguf(tokenizer_definition, config),
     }
     if chat_template is not None:
         keys["tokenizer.chat_template"] = chat_template
     keys.update(metadata or {})
-    if config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
-        tensors = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
     shapes = expected_shapes(dataclasses.replace(config, tie_word_embeddings=False))
-    kinds = _storage_kinds(shapes, tensors, matrix_kind)
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -76,7 +115,7 @@ def write_gguf(
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _write(file, keys, shapes, kinds, tensors)
+            _write(file, keys, shapes, kinds, packed)
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:
@@ -107,7 +146,7 @@ def _write(
     keys: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
     kinds: Mapping[str, StorageType],
-    tensors: Mapping[str, Weight | npt.NDArray[np.floating]],
+    packed: Callable[[str], npt.NDArray[np.uint8]],
 ) -> None:
     file.write(b"GGUF" + struct.pack("<IQQ", 3, len(shapes), len(keys)))
     for key, value in keys.items():
@@ -120,9 +159,9 @@ def _write(
         offset += _aligned(num_stored_bytes(kinds[name], shape))
     file.write(bytes(_aligned(file.tell()) - file.tell()))
     for name in shapes:
-        packed = _packed(name, tensors[name], kinds[name])
-        file.write(packed.data)
-        file.write(bytes(_aligned(packed.size) - packed.size))
+        data = packed(name)
+        file.write(data.data)
+        file.write(bytes(_aligned(data.size) - data.size))
 
 
 def _packed(name: str, tensor: Weight | npt.NDArray[np.floating], kind: StorageType) -> npt.NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from understudy.model.tensor_names import expected_shapes
 from understudy.model.weights import Weight
 from understudy.prompt.template import MARKERS
 from understudy.tokenizer import Tokenizer
+from understudy.tokenizer.byte_level import byte_level_definition
 
 __all__ = ["byte_tokenizer", "byte_tokenizer_definition", "random_tensors", "tiny_config", "tiny_model"]
 
@@ -20,23 +21,7 @@ _SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", *MARKERS)
 
 def byte_tokenizer_definition() -> dict[str, Any]:
     """The `tokenizer.json` of `byte_tokenizer`."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in printable]
-    letters = {**{b: chr(b) for b in printable}, **{b: chr(256 + n) for n, b in enumerate(others)}}
-    vocab = {text: i for i, text in enumerate([*_SPECIALS, *(letters[b] for b in range(256))])}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": i, "content": text, **flags} for i, text in enumerate(_SPECIALS)],
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {"type": "BPE", "unk_token": None, "vocab": vocab, "merges": []},
-    }
+    return byte_level_definition(_SPECIALS)
 
 
 def byte_tokenizer() -> Tokenizer:
