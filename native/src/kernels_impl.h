@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "understudy/kernels.h"
 
@@ -27,7 +28,7 @@ void quantize_32(const float* x, int64_t size, int64_t stride, int8_t* levels, f
         i_store(lanes, i_add(p, q));
         int32_t sum = 0;
         for (int32_t lane : lanes) sum += lane;
-        sums[g] = sum;
+        sums[g] = -sum;
         scales[g] = half_to_float(float_to_half(scale));
     }
 }
@@ -49,8 +50,10 @@ void quantize_256(const float* x, int64_t size, int64_t stride, int8_t* levels, 
             i_store(lanes, level);
             int32_t sum = 0;
             for (int32_t lane : lanes) sum += lane;
-            sums[16 * g + i] = sum;
+            sums[kSumsIn256 * g + i] = -sum;
         }
+        for (int64_t i = 0; i < 8; ++i)
+            sums[kSumsIn256 * g + 16 + i] = sums[kSumsIn256 * g + 2 * i] + sums[kSumsIn256 * g + 2 * i + 1];
         scales[g] = peak > 0 ? 1.0f / inverse : 0.0f;
     }
 }
@@ -60,8 +63,8 @@ void quantize_256(const float* x, int64_t size, int64_t stride, int8_t* levels, 
 // groups times integer scales, added up over 256 inputs, then fp32. A format tells how to read a vector of weights.
 
 struct Q4_0 {
-    static constexpr int64_t inputs = 64, bytes = 576, scales_at = 512;
-    static constexpr int zero = 8;
+    static constexpr int64_t inputs = 64, bytes = 576, scales_at = 512, pair_bytes = 64;
+    static constexpr int zero_bits = 3;  // the level that means zero is 1 << 3
     static constexpr bool is_wide = false;
     // Quads 2 j and 2 j + 1 of a block.
     static inline void quads(const uint8_t* block, int64_t j, U64v& a, U64v& b) {
@@ -72,8 +75,8 @@ struct Q4_0 {
 };
 
 struct Q8_0 {
-    static constexpr int64_t inputs = 64, bytes = 1088, scales_at = 1024;
-    static constexpr int zero = 128;
+    static constexpr int64_t inputs = 64, bytes = 1088, scales_at = 1024, pair_bytes = 128;
+    static constexpr int zero_bits = 7;
     static constexpr bool is_wide = true;
     static inline void quads(const uint8_t* block, int64_t j, U64v& a, U64v& b) {
         a = u_load(block + 128 * j);
@@ -83,26 +86,25 @@ struct Q8_0 {
 
 struct Q4_K {
     static constexpr int64_t inputs = 256, bytes = 2304, group = 32;
-    static constexpr int zero = 0;
+    static constexpr int zero_bits = 0;  // none
     static constexpr bool has_minimum = true;
     static inline void quads(const uint8_t* block, int64_t j, U64v& a, U64v& b) { Q4_0::quads(block, j, a, b); }
     static inline F16v scale(const uint8_t* block) { return f_half(block + 2048); }
     static inline F16v minimum(const uint8_t* block) { return f_half(block + 2080); }
-    // Integer scales (and minima) of 16 rows and all groups, a byte each.
-    static inline void group_scales(const uint8_t* block, uint8_t* scales, uint8_t* minima) {
+    // Integer scales and minima of 16 rows, group g in lane g % 4 of vector g / 4.
+    struct Scales { U64v scales[2], minima[2]; };
+    static inline Scales scales(const uint8_t* block) {
         U64v a = u_load(block + 2112), b = u_load(block + 2176), c = u_load(block + 2240);
-        u_store(scales, u_and(a, 63));
-        u_store(scales + 64, u_and(b, 63));
-        u_store(minima, u_and(c, 63));
         U64v high = u_or(u_right<6>(a), u_or(u_left<2>(u_right<6>(b)), u_left<4>(u_right<6>(c))));
-        u_store(minima + 64, high);
+        return {{u_and(a, 63), u_and(b, 63)}, {u_and(c, 63), high}};
     }
-    static inline I16v group_scale(const uint8_t* scales) { return i_bytes(scales); }
+    template <int G> static inline I16v step(const Scales& s) { return i_lane<G % 4>(s.scales[G / 4]); }
+    template <int G> static inline I16v low(const Scales& s) { return i_lane<G % 4>(s.minima[G / 4]); }
 };
 
 struct Q6_K {
     static constexpr int64_t inputs = 256, bytes = 3392, group = 16;
-    static constexpr int zero = 32;
+    static constexpr int zero_bits = 5;
     static constexpr bool has_minimum = false;
     static inline void quads(const uint8_t* block, int64_t j, U64v& a, U64v& b) {
         U64v low = u_load(block + 64 * j), high = u_load(block + 2048 + 64 * (j / 2));
@@ -112,22 +114,35 @@ struct Q6_K {
     }
     static inline F16v scale(const uint8_t* block) { return f_half(block + 3328); }
     static inline F16v minimum(const uint8_t*) { return f_set(0); }
-    static inline void group_scales(const uint8_t* block, uint8_t* scales, uint8_t*) { std::memcpy(scales, block + 3072, 256); }
-    static inline I16v group_scale(const uint8_t* scales) { return i_signed(scales); }
+    struct Scales { const uint8_t* at; };
+    static inline Scales scales(const uint8_t* block) { return {block + 3072}; }
+    template <int G> static inline I16v step(const Scales& s) { return i_signed(s.at + 16 * G); }
+    template <int G> static inline I16v low(const Scales&) { return i_set(0); }
 };
+
+// work(0), work(1), ... with numbers that the compiler knows.
+template <int... I, class Work> inline __attribute__((always_inline)) void unrolled(std::integer_sequence<int, I...>, Work work) {
+    (work(std::integral_constant<int, I>{}), ...);
+}
 
 template <class Format> inline I16v product(I16v acc, U64v w, const int8_t* x) {
     if constexpr (Format::is_wide) return dot_wide(acc, w, x);
     else return dot(acc, w, x);
 }
 
+// What turns sums over unsigned levels into sums over signed ones.
+template <class Format> inline I16v zero_sum(const int32_t& negated_sum) { return i_left<Format::zero_bits>(i_set(negated_sum)); }
+
 inline F16v add_group(F16v y, I16v sum, float x_scale, F16v w_scale) {
     return f_fma(f_mul(f_from(sum), f_set(x_scale)), w_scale, y);
 }
 inline F16v add_block(F16v y, I16v sum, I16v minima, float x_scale, F16v scale, F16v minimum, bool has_minimum) {
     y = f_fma(f_mul(f_from(sum), f_set(x_scale)), scale, y);
-    return has_minimum ? f_fnma(f_mul(f_from(minima), f_set(x_scale)), minimum, y) : y;
+    return has_minimum ? f_fma(f_mul(f_from(minima), f_set(x_scale)), minimum, y) : y;
 }
+
+// Asks for the weights that come up some hundred cycles later; they are read once, so they need not stay.
+inline void look_ahead(const uint8_t* at) { __builtin_prefetch(at + 4096, 0, 0); }
 
 // A panel straight from its packed form, M tokens at a time: the way of decoding.
 template <class Format, int M>
@@ -140,9 +155,11 @@ void panel_groups(const uint8_t* panel, int64_t blocks, const QuantizedRows& x, 
         for (int64_t g = 0; g < 2; ++g) {
             int64_t at = 2 * b + g;
             I16v sum[M];
-            for (int m = 0; m < M; ++m) sum[m] = i_set(-Format::zero * x.sums[(first + m) * groups + at]);
+            for (int m = 0; m < M; ++m) sum[m] = zero_sum<Format>(x.sums[(first + m) * groups + at]);
             for (int64_t j = 0; j < 4; ++j) {
                 U64v p, q;
+                look_ahead(block + Format::pair_bytes * (4 * g + j));
+                if constexpr (Format::pair_bytes > 64) look_ahead(block + Format::pair_bytes * (4 * g + j) + 64);
                 Format::quads(block, 4 * g + j, p, q);
                 for (int m = 0; m < M; ++m) {
                     const int8_t* level = x.levels + (first + m) * x.stride + 32 * at + 8 * j;
@@ -160,31 +177,33 @@ template <class Format, int M>
 void panel_k(const uint8_t* panel, int64_t blocks, const QuantizedRows& x, int64_t first, float* y, int64_t y_stride) {
     F16v acc[M];
     for (int m = 0; m < M; ++m) acc[m] = f_set(0);
-    alignas(64) uint8_t scales[256], minima[128];
     for (int64_t b = 0; b < blocks; ++b) {
         const uint8_t* block = panel + b * Format::bytes;
-        Format::group_scales(block, scales, minima);
+        auto scales = Format::scales(block);
         I16v sum[M], low[M];
         for (int m = 0; m < M; ++m) sum[m] = low[m] = i_set(0);
-        for (int64_t g = 0; g < 256 / Format::group; ++g) {
+        unrolled(std::make_integer_sequence<int, 256 / Format::group>{}, [&](auto number) __attribute__((always_inline)) {
+            constexpr int g = number;
             I16v part[M];
             for (int m = 0; m < M; ++m) {
-                const int32_t* sums = x.sums + (first + m) * (x.stride / 16) + 16 * b;
-                part[m] = i_set(Format::zero ? -Format::zero * sums[g] : 0);
+                const int32_t* sums = x.sums + ((first + m) * (x.stride / 256) + b) * kSumsIn256;
+                part[m] = Format::zero_bits ? zero_sum<Format>(sums[g]) : i_set(0);
                 if constexpr (Format::has_minimum)
-                    low[m] = i_add(low[m], i_mul(i_bytes(minima + 16 * g), i_set(sums[2 * g] + sums[2 * g + 1])));
+                    low[m] = i_add(low[m], i_mul(Format::template low<g>(scales), i_set(sums[16 + g])));
             }
-            for (int64_t j = 0; j < Format::group / 8; ++j) {
+            for (int j = 0; j < Format::group / 8; ++j) {
                 U64v p, q;
-                Format::quads(block, g * (Format::group / 8) + j, p, q);
+                constexpr int first_pair = g * (Format::group / 8);
+                look_ahead(block + 64 * (first_pair + j));
+                Format::quads(block, first_pair + j, p, q);
                 for (int m = 0; m < M; ++m) {
                     const int8_t* level = x.levels + (first + m) * x.stride + 256 * b + Format::group * g + 8 * j;
                     part[m] = dot(dot(part[m], p, level), q, level + 4);
                 }
             }
-            I16v scale = Format::group_scale(scales + 16 * g);
-            for (int m = 0; m < M; ++m) sum[m] = i_add(sum[m], i_mul(part[m], scale));
-        }
+            I16v step = Format::template step<g>(scales);
+            for (int m = 0; m < M; ++m) sum[m] = i_add(sum[m], i_mul(part[m], step));
+        });
         F16v scale = Format::scale(block), minimum = Format::minimum(block);
         for (int m = 0; m < M; ++m)
             acc[m] = add_block(acc[m], sum[m], low[m], x.scales[(first + m) * (x.stride / 256) + b], scale, minimum,
@@ -214,6 +233,8 @@ void few_rows(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, i
         }
     }
 }
+
+constexpr int64_t kManyRows = 20;  // from here on unpacking pays (measured)
 
 // ---- many rows: kTilePanels panels are unpacked once for a stretch of inputs, then every token tile runs over them ----
 
@@ -254,15 +275,15 @@ void unpack(const uint8_t* panel, int64_t panel_bytes, int64_t blocks, const Unp
                 for (int64_t g = 0; g < 2; ++g)
                     f_store(to.scales + ((2 * b + g) * P + z) * 16, f_half(block + Format::scales_at + 32 * g));
             } else {
-                alignas(64) uint8_t scales[256], minima[128];
-                Format::group_scales(block, scales, minima);
+                auto scales = Format::scales(block);
                 f_store(to.scales + (b * P + z) * 16, Format::scale(block));
                 f_store(to.minima + (b * P + z) * 16, Format::minimum(block));
-                constexpr int64_t G = 256 / Format::group;
-                for (int64_t g = 0; g < G; ++g) {
-                    i_store(to.steps + ((b * G + g) * P + z) * 16, Format::group_scale(scales + 16 * g));
-                    if constexpr (Format::has_minimum) i_store(to.lows + ((b * G + g) * P + z) * 16, i_bytes(minima + 16 * g));
-                }
+                constexpr int G = 256 / Format::group;
+                unrolled(std::make_integer_sequence<int, G>{}, [&](auto number) __attribute__((always_inline)) {
+                    constexpr int g = number;
+                    i_store(to.steps + ((b * G + g) * P + z) * 16, Format::template step<g>(scales));
+                    if constexpr (Format::has_minimum) i_store(to.lows + ((b * G + g) * P + z) * 16, Format::template low<g>(scales));
+                });
             }
         }
 }
@@ -276,7 +297,7 @@ inline __attribute__((always_inline)) void tile_groups(const Unpacked& u, int64_
         int64_t at = input / 32 + g;
         I16v sum[R][P];
         for (int r = 0; r < R; ++r)
-            for (int z = 0; z < P; ++z) sum[r][z] = i_set(-Format::zero * x.sums[(first + r) * groups + at]);
+            for (int z = 0; z < P; ++z) sum[r][z] = zero_sum<Format>(x.sums[(first + r) * groups + at]);
         const uint8_t* levels = u.levels + g * 8 * P * 64;
         const int8_t* from = x.levels + first * x.stride + 32 * at;
         for (int64_t k = 0; k < 8; ++k) {
@@ -303,8 +324,8 @@ inline __attribute__((always_inline)) void tile_k(const Unpacked& u, int64_t blo
         for (int64_t g = 0; g < G; ++g) {
             I16v sum[R][P];
             for (int r = 0; r < R; ++r) {
-                const int32_t* sums = x.sums + (first + r) * (x.stride / 16) + 16 * at;
-                for (int z = 0; z < P; ++z) sum[r][z] = i_set(Format::zero ? -Format::zero * sums[g] : 0);
+                const int32_t* sums = x.sums + ((first + r) * (x.stride / 256) + at) * kSumsIn256;
+                for (int z = 0; z < P; ++z) sum[r][z] = Format::zero_bits ? zero_sum<Format>(sums[g]) : i_set(0);
             }
             const uint8_t* levels = u.levels + (b * G + g) * (Format::group / 4) * P * 64;
             const int8_t* from = x.levels + first * x.stride + 256 * at + Format::group * g;
@@ -324,11 +345,11 @@ inline __attribute__((always_inline)) void tile_k(const Unpacked& u, int64_t blo
         }
         if constexpr (Format::has_minimum)
             for (int r = 0; r < R; ++r) {
-                const int32_t* sums = x.sums + (first + r) * (x.stride / 16) + 16 * at;
+                const int32_t* sums = x.sums + ((first + r) * (x.stride / 256) + at) * kSumsIn256;
                 for (int z = 0; z < P; ++z) {
                     I16v low = i_set(0);
                     for (int64_t g = 0; g < G; ++g)
-                        low = i_add(low, i_mul(i_load(u.lows + ((b * G + g) * P + z) * 16), i_set(sums[2 * g] + sums[2 * g + 1])));
+                        low = i_add(low, i_mul(i_load(u.lows + ((b * G + g) * P + z) * 16), i_set(sums[16 + g])));
                     i_store(lows[r][z], low);
                 }
             }
@@ -375,7 +396,7 @@ void many_rows(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, 
 
 template <class Format>
 inline void matmul_as(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, int64_t begin, int64_t end, float* y, int64_t y_stride, uint8_t* scratch) {
-    if (num_rows < 2 * kTileTokens) few_rows<Format>(w, x, num_rows, begin, end, y, y_stride);
+    if (num_rows < kManyRows) few_rows<Format>(w, x, num_rows, begin, end, y, y_stride);
     else many_rows<Format>(w, x, num_rows, begin, end, y, y_stride, scratch);
 }
 

@@ -137,7 +137,7 @@ void Model::prepare(std::span<const Stretch> stretches) {
                              logit_rows_.size() * static_cast<size_t>(up_to(shape_.vocab, 16))) * floats);
     picked_.reserve(std::max<size_t>(1, logit_rows_.size()) * static_cast<size_t>(shape_.hidden) * floats);
     int64_t widest = up_to(std::max({shape_.hidden, shape_.mlp, shape_.num_heads * shape_.head_dim}), 256);
-    levels_.reserve(rows * static_cast<size_t>(2 * widest + widest / 32 * 8 + widest / 256 * 4 + widest / 16 * 4 + 256));
+    levels_.reserve(rows * static_cast<size_t>(2 * widest + widest / 32 * 8 + widest / 256 * 4 * (1 + kSumsIn256) + 512));
     auto members = static_cast<size_t>(team_.size());
     scores_.reserve(members * static_cast<size_t>(task_tokens_ * group * (scores_stride_ + shape_.head_dim)) * floats);
     scratch_.reserve(members * static_cast<size_t>(up_to(kScratchBytes, 64)));
@@ -153,31 +153,31 @@ Model::Input Model::input_for(std::initializer_list<const Matrix*> matrices, flo
     }
     uint8_t* at = memory.data();
     auto take = [&](int64_t bytes) { return std::exchange(at, at + up_to(bytes, 64)); };
-    auto lay = [&](QuantizedRows& rows, int64_t unit, int64_t scale_unit, int64_t sum_unit) {
+    auto lay = [&](QuantizedRows& rows, int64_t unit, int64_t scale_unit, int64_t num_sums) {
         rows.stride = up_to(size, unit);
         rows.levels = reinterpret_cast<int8_t*>(take(num_rows * rows.stride));
         rows.scales = reinterpret_cast<float*>(take(num_rows * rows.stride / scale_unit * 4));
-        rows.sums = reinterpret_cast<int32_t*>(take(num_rows * rows.stride / sum_unit * 4));
+        rows.sums = reinterpret_cast<int32_t*>(take(num_rows * rows.stride / scale_unit * num_sums * 4));
     };
-    if (input.wants_32) lay(input.by_32, 64, 32, 32);
-    if (input.wants_256) lay(input.by_256, 256, 256, 16);
+    if (input.wants_32) lay(input.by_32, 64, 32, 1);
+    if (input.wants_256) lay(input.by_256, 256, 256, kSumsIn256);
     return input;
 }
 
 // Levels of all rows, split over the members by stretches of 256 inputs.
 void Model::quantize(const Input& input, int64_t num_rows, int member) {
-    auto sweep = [&](const QuantizedRows& rows, int64_t scale_unit, int64_t sum_unit, auto kernel) {
+    auto sweep = [&](const QuantizedRows& rows, int64_t scale_unit, int64_t num_sums, auto kernel) {
         int64_t units = (rows.stride + 255) / 256;
         auto [begin, end] = share(num_rows * units, member);
         for (int64_t i = begin; i < end; ++i) {
             int64_t row = i / units, at = i % units * 256;
             int64_t from = row * rows.stride + at;
             kernel(input.floats + row * input.size + at, std::max<int64_t>(0, std::min<int64_t>(256, input.size - at)),
-                   std::min<int64_t>(256, rows.stride - at), rows.levels + from, rows.scales + from / scale_unit, rows.sums + from / sum_unit);
+                   std::min<int64_t>(256, rows.stride - at), rows.levels + from, rows.scales + from / scale_unit, rows.sums + from / scale_unit * num_sums);
         }
     };
-    if (input.wants_32) sweep(input.by_32, 32, 32, kernels_->quantize_32);
-    if (input.wants_256) sweep(input.by_256, 256, 16, kernels_->quantize_256);
+    if (input.wants_32) sweep(input.by_32, 32, 1, kernels_->quantize_32);
+    if (input.wants_256) sweep(input.by_256, 256, kSumsIn256, kernels_->quantize_256);
 }
 
 // This member's panels of y = W x; returns the columns of y that it wrote.

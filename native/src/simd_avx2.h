@@ -53,6 +53,7 @@ inline float f_peak(F16v x) {
 }
 inline I16v i_set(int32_t x) { __m256i v = _mm256_set1_epi32(x); return {v, v}; }
 inline I16v i_add(I16v x, I16v y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+template <int N> inline I16v i_left(I16v x) { return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)}; }
 inline I16v i_mul(I16v x, I16v y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
 inline I16v i_bytes(const uint8_t* p) {
     __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -61,6 +62,10 @@ inline I16v i_bytes(const uint8_t* p) {
 inline I16v i_signed(const uint8_t* p) {
     __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_srli_si128(v, 8))};
+}
+template <int N> inline I16v i_lane(U64v x) {  // bytes 16 N .. 16 N + 15
+    __m128i v = _mm256_extracti128_si256(N < 2 ? x.a : x.b, N % 2);
+    return {_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8))};
 }
 inline I16v i_load(const int32_t* p) { return {_mm256_loadu_si256(at256(p)), _mm256_loadu_si256(at256(p + 8))}; }
 inline void i_store(int32_t* p, I16v x) {

@@ -42,9 +42,13 @@ inline float f_sum(F16v x) {
 inline float f_peak(F16v x) { return _mm512_reduce_max_ps(x.v); }
 inline I16v i_set(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline I16v i_add(I16v x, I16v y) { return {_mm512_add_epi32(x.v, y.v)}; }
+template <int N> inline I16v i_left(I16v x) { return {_mm512_slli_epi32(x.v, N)}; }
 inline I16v i_mul(I16v x, I16v y) { return {_mm512_mullo_epi32(x.v, y.v)}; }
 inline I16v i_bytes(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
 inline I16v i_signed(const uint8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+template <int N> inline I16v i_lane(U64v x) {  // bytes 16 N .. 16 N + 15
+    return {_mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(x.v, N))};
+}
 inline I16v i_load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void i_store(int32_t* p, I16v x) { _mm512_storeu_si512(p, x.v); }
 inline void i_store_bytes(int8_t* p, I16v x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(x.v)); }

@@ -34,9 +34,11 @@ inline float f_sum(F16v a) { for (int s = 8; s; s /= 2) for (int i = 0; i < s; +
 inline float f_peak(F16v a) { float m = a.v[0]; LANES m = a.v[i] > m ? a.v[i] : m; return m; }
 inline I16v i_set(int32_t x) { I16v r; LANES r.v[i] = x; return r; }
 inline I16v i_add(I16v a, I16v b) { LANES a.v[i] += b.v[i]; return a; }
+template <int N> inline I16v i_left(I16v a) { LANES a.v[i] *= 1 << N; return a; }
 inline I16v i_mul(I16v a, I16v b) { LANES a.v[i] *= b.v[i]; return a; }
 inline I16v i_bytes(const uint8_t* p) { I16v r; LANES r.v[i] = p[i]; return r; }
 inline I16v i_signed(const uint8_t* p) { I16v r; LANES r.v[i] = static_cast<int8_t>(p[i]); return r; }
+template <int N> inline I16v i_lane(U64v a) { I16v r; LANES r.v[i] = a.v[16 * N + i]; return r; }
 inline I16v i_load(const int32_t* p) { I16v r; std::memcpy(r.v, p, 64); return r; }
 inline void i_store(int32_t* p, I16v a) { std::memcpy(p, a.v, 64); }
 inline void i_store_bytes(int8_t* p, I16v a) { LANES p[i] = static_cast<int8_t>(a.v[i]); }

@@ -245,9 +245,10 @@ def test_tokenizers_that_cannot_be_written(path: Path, config, tensors) -> None:
     for change in ({"model": {"type": "Unigram"}}, {"pre_tokenizer": None}, {"normalizer": {"type": "NFC"}}):
         with pytest.raises(ModelFileError, match="byte-level"):
             write_gguf(path, config, tensors, {**definition, **change}, None, file_type="f16")
+    small = tiny_config(vocab_size=200)
+    tensors_of_it = random_tensors(small)
     with pytest.raises(ModelFileError, match="has id"):
-        small = tiny_config(vocab_size=200)
-        write_gguf(path, small, random_tensors(small), definition, None, file_type="f16")
+        write_gguf(path, small, tensors_of_it, definition, None, file_type="f16")
     with pytest.raises(ModelFileError, match="written"):
         write(path.parent / "missing" / "x.gguf", config, tensors)
 

@@ -11,11 +11,13 @@ namespace understudy {
 //   groups of 32 (for Q4_0, Q8_0): scale = max|x| / 127, rounded to fp16 where it multiplies; error <= scale / 2.
 //   groups of 256 (for K-quants): scale = -(x of the largest magnitude) / 127, fp32.
 // Rows are padded with zeros to the weights' blocks.
+constexpr int64_t kSumsIn256 = 24;
 struct QuantizedRows {
-    int64_t stride = 0;   // levels of a row, a multiple of 64 or 256
-    int8_t* levels = nullptr;     // (M, stride)
-    float* scales = nullptr;      // (M, stride / 32) or (M, stride / 256)
-    int32_t* sums = nullptr;      // (M, stride / 32) or (M, stride / 16): sums of the levels
+    int64_t stride = 0;        // levels of a row, a multiple of 64 or 256
+    int8_t* levels = nullptr;  // (M, stride)
+    float* scales = nullptr;   // (M, stride / 32) or (M, stride / 256)
+    // Negated sums of the levels: by 32, (M, stride / 32); or of each 256 first 16 by 16, then 8 by 32, (M, stride / 256, 24).
+    int32_t* sums = nullptr;
 };
 
 // Tokens in a block of the KV cache. In a block each KV head has, one after the other:
@@ -27,7 +29,7 @@ inline int64_t head_block_bytes(int64_t head_dim, bool is_8bit) {
 }
 
 // Memory for the panel that the batched kernel unpacks, one a thread.
-constexpr int64_t kChunkInputs = 2048;
+constexpr int64_t kChunkInputs = 1024;
 constexpr int64_t kScratchBytes = kChunkInputs * 64 + kChunkInputs / 16 * 64 * 8 + kChunkInputs / 32 * 64 * 16;
 
 struct AttentionTask {
