@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy import __version__
+from understudy.cli.bench import bench
 from understudy.cli.chat import chat
 from understudy.cli.doctor import doctor
 from understudy.cli.serve import serve
@@ -29,6 +30,7 @@ app.command()(chat)
 app.command()(serve)
 app.command()(doctor)
 app.command()(synth)
+app.command()(bench)
 app.command()(train)
 
 

@@ -1,0 +1,27 @@
+"""A whole measurement on a tiny model."""
+
+from pathlib import Path
+
+import pytest
+
+from understudy.evaluation.speed import Measurement, measure_speed
+from understudy.kernels.native import native_module
+from understudy.model.synthetic import write_synthetic
+from understudy.testing import tiny_config
+from understudy.testing.tiny import byte_tokenizer_definition
+
+
+@pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
+def test_every_figure_is_there(tmp_path: Path) -> None:
+    path, said = tmp_path / "x.gguf", []
+    write_synthetic(path, tiny_config(), byte_tokenizer_definition(), file_type="q4_0")
+    report = measure_speed(
+        path, ["understudy"], threads=1, repeats=2, prefills=(8, 64), depths=(16,), characters=(2,), report=said.append
+    )
+    assert said == ["loading understudy", "prefill 8", "prefill 64", "decode at 16", "2 characters at once"]
+    found = {m.what: m for m in report.measurements}
+    assert list(found) == ["load", *said[1:], "peak memory", "mapped memory"]
+    assert all(m.value > 0 and isinstance(m, Measurement) for m in report.measurements)
+    assert report.value("decode at 16", "understudy") == found["decode at 16"].value
+    assert report.value("decode at 17", "understudy") is None
+    assert "cpu" in report.versions["understudy"]
