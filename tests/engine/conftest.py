@@ -33,6 +33,7 @@ class ScriptedBackend:
         self.num_free: int | None = None
 
     block_tokens = 1
+    draft_tokens = 0
 
     def num_free_tokens(self) -> int | None:
         return self.num_free
@@ -52,10 +53,11 @@ class ScriptedBackend:
             if self.failure is not None:
                 raise self.failure
             logits = np.full((step.num_logits, self.config.vocab_size), -20, np.float32)
-            if step.num_logits:
-                token = self.rule(step.cache.token_ids)
-                logits[-1] = np.nan if token < 0 else logits[-1]
-                logits[-1, max(token, 0)] = np.nan if token < 0 else 20
+            for row in range(step.num_logits):
+                seen = step.cache.token_ids[: step.cache.length - step.num_logits + 1 + row]
+                token = self.rule(seen)
+                logits[row] = np.nan if token < 0 else logits[row]
+                logits[row, max(token, 0)] = np.nan if token < 0 else 20
             results.append(logits)
         return results
 

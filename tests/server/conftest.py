@@ -62,6 +62,7 @@ class Stage:
         ]
 
     block_tokens = 1
+    draft_tokens = 0
 
     def num_free_tokens(self) -> int | None:
         return None

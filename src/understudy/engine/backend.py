@@ -74,6 +74,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def draft_tokens(self) -> int:
+        """Longest draft whose tokens cost little beside the one that a step computes anyway; 0 for none."""
+        ...
+
+    @property
     def block_tokens(self) -> int:
         """Tokens by which a cache grows."""
         ...

@@ -28,6 +28,7 @@ class EngineOptions:
             answer is held up by another's long prompt.
         prefix_sequences: caches of past sequences that are kept.
         prefix_bytes: bytes that these take at most, were none shared; the backend's own budget counts what is.
+        use_drafts: let sequences draft by prompt lookup where the backend says that it pays; same text, fewer steps.
 
     Raises:
         ValueError: a limit is too small.
@@ -37,6 +38,7 @@ class EngineOptions:
     prefill_tokens: int = 256
     prefix_sequences: int = 64
     prefix_bytes: int = 1 << 30
+    use_drafts: bool = True
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.prefill_tokens < 1 or self.prefix_sequences < 0 or self.prefix_bytes < 0:
@@ -205,7 +207,12 @@ class Engine:
         self._prompt_tokens += len(prompt_ids)
         self._cached_tokens += num_cached
         return Sequence(
-            waiting.request, waiting.generation, cache, tokenizer=self.tokenizer, max_tokens=waiting.max_tokens
+            waiting.request,
+            waiting.generation,
+            cache,
+            tokenizer=self.tokenizer,
+            max_tokens=waiting.max_tokens,
+            draft_tokens=self.backend.draft_tokens if self.options.use_drafts else 0,
         )
 
     def _step(self) -> None:

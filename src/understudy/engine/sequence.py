@@ -8,6 +8,7 @@ import numpy.typing as npt
 from understudy.engine.backend import Cache, Step
 from understudy.engine.detokenizer import TextAssembler
 from understudy.engine.generation import Generation
+from understudy.engine.lookup import PromptLookup
 from understudy.engine.request import Chunk, FinishReason, GenerationRequest
 from understudy.engine.sampling import Sampler
 from understudy.errors import EngineError
@@ -23,7 +24,14 @@ class Sequence:
     """
 
     def __init__(
-        self, request: GenerationRequest, generation: Generation, cache: Cache, *, tokenizer: Tokenizer, max_tokens: int
+        self,
+        request: GenerationRequest,
+        generation: Generation,
+        cache: Cache,
+        *,
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        draft_tokens: int = 0,
     ) -> None:
         """Start on a request.
 
@@ -33,6 +41,7 @@ class Sequence:
             cache: empty, or filled with a beginning of the prompt.
             tokenizer: gives the bytes of a token.
             max_tokens: what fits of the request's own limit, at least 1.
+            draft_tokens: longest draft by prompt lookup; 0 for none.
         """
         self.generation = generation
         self.cache = cache
@@ -44,6 +53,8 @@ class Sequence:
         )
         self._assembler = TextAssembler(tokenizer, stop=request.stop, visible_specials=request.visible_specials)
         self._undelivered: list[int] = []
+        self._lookup = PromptLookup(draft_tokens)
+        self._draft: list[int] = []
 
     @property
     def num_pending(self) -> int:
@@ -56,19 +67,41 @@ class Sequence:
         return self._tokens[: self.cache.length]
 
     def plan(self, num_tokens: int) -> Step:
-        """The next step, of at most so many tokens (at least 1); logits only where the prompt is complete."""
+        """The next step: at most so many tokens (at least 1), and a draft in decode; logits only to draw from."""
         pending = self._tokens[self.cache.length : self.cache.length + num_tokens]
-        return Step(self.cache, pending, num_logits=int(len(pending) == self.num_pending))
+        if len(pending) < self.num_pending:
+            return Step(self.cache, pending, num_logits=0)
+        is_decoding = len(self._tokens) > len(self._request.prompt_ids)
+        self._draft = self._lookup.draft(self._tokens, self._max_length - len(self._tokens) - 1) if is_decoding else []
+        return Step(self.cache, [*pending, *self._draft], num_logits=1 + len(self._draft))
 
     def accept(self, logits: npt.NDArray[np.float32]) -> int:
-        """Draw a token from the step's logits (num_logits, V), hand on the text that it completes; tokens drawn."""
-        if not len(logits) or self.generation.is_done:
-            return 0
-        try:
-            token_id = self._sampler.sample(logits[-1])
-        except EngineError as error:
-            self.generation.fail(error)
-            return 0
+        """Draw tokens from the step's logits (num_logits, V), hand on the text that they complete; tokens drawn.
+
+        A drafted token counts if it is the one drawn: the next row of logits is then the next token's.
+        """
+        draft, self._draft = self._draft, []
+        num_drawn = self._draw(logits, draft)
+        if draft:
+            self._lookup.learn(len(draft), max(0, num_drawn - 1))
+            self.cache.truncate(min(self.cache.length, len(self._tokens) - bool(num_drawn)))
+        return num_drawn
+
+    def _draw(self, logits: npt.NDArray[np.float32], draft: list[int]) -> int:
+        for row, logits_row in enumerate(logits):
+            if self.generation.is_done:
+                return row
+            try:
+                token_id = self._sampler.sample(logits_row)
+            except EngineError as error:
+                self.generation.fail(error)
+                return row
+            self._take(token_id)
+            if row == len(draft) or token_id != draft[row]:
+                return row + 1
+        return 0
+
+    def _take(self, token_id: int) -> None:
         self._tokens.append(token_id)
         self._undelivered.append(token_id)
         self.generation.count(completion=1)
@@ -76,7 +109,6 @@ class Sequence:
         if text or reason is not None:
             self.generation.deliver(Chunk(text, tuple(self._undelivered), reason))
             self._undelivered.clear()
-        return 1
 
     def _read(self, token_id: int) -> tuple[str, FinishReason | None]:
         """The text that a token gives, and whether it ends the answer."""

@@ -30,6 +30,7 @@ _SLOTS = (
 )
 _SMALL_CACHE_BYTES = 64 << 20
 _CACHE_BYTES = 1 << 30
+_CACHED_WEIGHT_BYTES = 256 << 20
 _MIN_CACHED_CONTEXTS = 4
 
 
@@ -130,6 +131,11 @@ class CpuBackend:
     def new_cache(self) -> BlockCache:
         """An empty cache for one sequence; it takes blocks as it grows, and gives them back when it is dropped."""
         return BlockCache(self._blocks)
+
+    @property
+    def draft_tokens(self) -> int:
+        """A few tokens more in a step cost little where weights come from main memory, their share where from cache."""
+        return 3 if self._model.weight_bytes > _CACHED_WEIGHT_BYTES else 0
 
     @property
     def block_tokens(self) -> int:
