@@ -582,53 +582,67 @@ inline void softmax(float* scores, int64_t seen, int64_t padded) {
     for (int64_t i = 0; i < padded; i += 16) f_store(scores + i, f_mul(f_load(scores + i), inverse));
 }
 
-template <class Cache, int R>
-void mix_rows(const AttentionTask& t, int64_t row, int64_t num_seen) {
-    for (int64_t h = 0; h < t.head_dim; h += 32) {
-        bool has_two = h + 16 < t.head_dim;
-        F16v low[R], high[R];
-        for (int r = 0; r < R; ++r) low[r] = high[r] = f_set(0);
-        for (int64_t s = 0; s < num_seen; ++s) {
-            const uint8_t* head = t.pool + t.table[s / kBlockTokens] * t.block_bytes + t.head_offset;
-            const uint8_t* values = head + Cache::values_at(t.head_dim);
-            int64_t at = s % kBlockTokens * t.head_dim + h;
-            F16v a = Cache::load(values, at), c = has_two ? Cache::load(values, at + 16) : f_set(0);
-            for (int r = 0; r < R; ++r) {
-                F16v x = f_set(t.scores[(row + r) * t.scores_stride + s]);
-                low[r] = f_fma(a, x, low[r]);
-                high[r] = f_fma(c, x, high[r]);
+// R rows of W vectors of the head's values from h on; a value is read once for all rows.
+template <class Cache, int R, int W>
+void mix_part(const AttentionTask& t, int64_t row, int64_t num_seen, int64_t h) {
+    F16v acc[R][W];
+    for (int r = 0; r < R; ++r)
+        for (int w = 0; w < W; ++w) acc[r][w] = f_set(0);
+    const float* weights = t.scores + row * t.scores_stride;
+    for (int64_t first = 0; first < num_seen; first += kBlockTokens) {
+        const uint8_t* values = t.pool + t.table[first / kBlockTokens] * t.block_bytes + t.head_offset + Cache::values_at(t.head_dim);
+        int64_t count = std::min(kBlockTokens, num_seen - first);
+        for (int64_t s = 0; s < count; ++s)
+            for (int w = 0; w < W; ++w) {
+                F16v value = Cache::load(values, s * t.head_dim + h + 16 * w);
+                for (int r = 0; r < R; ++r) acc[r][w] = f_fma(value, f_set(weights[r * t.scores_stride + first + s]), acc[r][w]);
             }
-        }
-        for (int r = 0; r < R; ++r) {
-            float* to = t.out + (row + r) / t.group * t.out_stride + (row + r) % t.group * t.head_dim + h;
-            f_store(to, low[r]);
-            if (has_two) f_store(to + 16, high[r]);
-        }
+    }
+    for (int r = 0; r < R; ++r) {
+        float* to = t.out + (row + r) / t.group * t.out_stride + (row + r) % t.group * t.head_dim + h;
+        for (int w = 0; w < W; ++w) f_store(to + 16 * w, acc[r][w]);
     }
 }
 
-template <class Cache, class Work> inline void in_fours(int64_t num_rows, Work work) {
+template <class Cache, int R>
+void mix_rows(const AttentionTask& t, int64_t row, int64_t num_seen) {
+    constexpr int W = kAccumulators / R >= 8 ? 8 : kAccumulators / R >= 4 ? 4 : kAccumulators / R >= 2 ? 2 : 1;
+    int64_t h = 0;
+    for (; h + 16 * W <= t.head_dim; h += 16 * W) mix_part<Cache, R, W>(t, row, num_seen, h);
+    for (; h < t.head_dim; h += 16) mix_part<Cache, R, 1>(t, row, num_seen, h);
+}
+
+// Rows in bunches that share what is read: six, or what is left.
+template <class Work> inline void in_bunches(int64_t num_rows, Work work) {
     int64_t row = 0;
+    for (; row + 6 <= num_rows; row += 6) work(std::integral_constant<int, 6>{}, row);
     for (; row + 4 <= num_rows; row += 4) work(std::integral_constant<int, 4>{}, row);
+    for (; row + 3 <= num_rows; row += 3) work(std::integral_constant<int, 3>{}, row);
     for (; row + 2 <= num_rows; row += 2) work(std::integral_constant<int, 2>{}, row);
     for (; row < num_rows; ++row) work(std::integral_constant<int, 1>{}, row);
+}
+
+// Weights of the values times the values' scales.
+inline void scale_weights(const AttentionTask& t, float* weights, int64_t seen) {
+    for (int64_t first = 0; first < seen; first += kBlockTokens) {
+        const float* scales = Bytes::scales(t.pool + t.table[first / kBlockTokens] * t.block_bytes + t.head_offset, t.head_dim) + kBlockTokens;
+        int64_t count = std::min(kBlockTokens, seen - first), s = 0;
+        for (; s + 16 <= count; s += 16) f_store(weights + first + s, f_mul(f_load(weights + first + s), f_load(scales + s)));
+        for (; s < count; ++s) weights[first + s] *= scales[s];
+    }
 }
 
 template <class Cache> void attend(const AttentionTask& t) {
     int64_t most = t.first_seen + (t.num_rows - 1) / t.group;
     int64_t num_blocks = (most + kBlockTokens - 1) / kBlockTokens;
-    in_fours<Cache>(t.num_rows, [&](auto rows, int64_t row) { score_rows<Cache, decltype(rows)::value>(t, row, num_blocks); });
+    in_bunches(t.num_rows, [&](auto rows, int64_t row) { score_rows<Cache, decltype(rows)::value>(t, row, num_blocks); });
     for (int64_t row = 0; row < t.num_rows; ++row) {
         float* scores = t.scores + row * t.scores_stride;
         int64_t seen = t.first_seen + row / t.group;
         softmax(scores, seen, num_blocks * kBlockTokens);
-        if constexpr (Cache::is_8bit)
-            for (int64_t s = 0; s < seen; ++s) {
-                const uint8_t* head = t.pool + t.table[s / kBlockTokens] * t.block_bytes + t.head_offset;
-                scores[s] *= Cache::scales(head, t.head_dim)[kBlockTokens + s % kBlockTokens];
-            }
+        if constexpr (Cache::is_8bit) scale_weights(t, scores, seen);
     }
-    in_fours<Cache>(t.num_rows, [&](auto rows, int64_t row) {
+    in_bunches(t.num_rows, [&](auto rows, int64_t row) {
         constexpr int R = decltype(rows)::value;
         mix_rows<Cache, R>(t, row, t.first_seen + (row + R - 1) / t.group);
     });

@@ -12,6 +12,7 @@ struct F16v { __m256 a, b; };
 struct I16v { __m256i a, b; };
 struct U64v { __m256i a, b; };
 constexpr int kTileTokens = 3, kTilePanels = 1;
+constexpr int kAccumulators = 8;  // vectors of sums that stay in registers
 
 inline const __m256i* at256(const void* p) { return static_cast<const __m256i*>(p); }
 inline F16v f_set(float x) { __m256 v = _mm256_set1_ps(x); return {v, v}; }

@@ -12,6 +12,7 @@ struct F16v { __m512 v; };
 struct I16v { __m512i v; };
 struct U64v { __m512i v; };
 constexpr int kTileTokens = 6, kTilePanels = 4;
+constexpr int kAccumulators = 24;  // vectors of sums that stay in registers
 
 inline F16v f_set(float x) { return {_mm512_set1_ps(x)}; }
 inline F16v f_load(const float* p) { return {_mm512_loadu_ps(p)}; }

@@ -14,6 +14,7 @@ struct U64v { uint8_t v[64]; };
 
 #define LANES for (int i = 0; i < 16; ++i)
 constexpr int kTileTokens = 2, kTilePanels = 1;
+constexpr int kAccumulators = 4;  // vectors of sums that stay in registers
 
 inline F16v f_set(float x) { F16v r; LANES r.v[i] = x; return r; }
 inline F16v f_load(const float* p) { F16v r; std::memcpy(r.v, p, 64); return r; }
