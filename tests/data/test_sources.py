@@ -11,6 +11,15 @@ from understudy.prompt import render
 ROOT = Path(__file__).parents[2]
 
 
+def test_plain_questions_are_answered_from_the_prompt() -> None:
+    dialogues = list(read_dialogues("worlds_plain", ROOT))
+    assert len(dialogues) > 5000
+    assert not any("Hettie" in record["system"] for record in dialogues)
+    for record in dialogues[::50]:
+        assert render(to_conversation(record), add_generation_prompt=False)
+        assert 2 <= len(record["turns"]) <= 10
+
+
 @pytest.mark.parametrize("name", ["worlds", "worlds_as_played", "everyday"])
 def test_our_own_dialogues_render(name: str) -> None:
     dialogues = list(read_dialogues(name, ROOT))

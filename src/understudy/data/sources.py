@@ -97,6 +97,7 @@ _WORLDS = (
     "thornhallow",
     "vantage_nine",
 )
+_PLAIN_ROUNDS = 25
 _EVERYDAY = ("everyday", "everyday_quests", "everyday_voices", "everyday_tools", "everyday_rag", "everyday_guard")
 
 
@@ -118,12 +119,60 @@ def _worlds_as_played(folder: Path) -> Iterator[Dialogue]:
         for record in _world(folder, name):
             if (card := cards.get(record.get("character", ""))) is None:
                 continue
-            fields = ("name", "role", "description", "personality", "speech_style", "scenario")
-            persona = Persona(**{field: card[field] for field in fields}, place=world["name"])
             unasked = [lore[i] for i in card["knowledge"] if lore[i] not in record["context"]]
             context = [*record["context"], *rng.sample(unasked, min(len(unasked), rng.choice((0, 0, 1, 2))))]
             rng.shuffle(context)
-            yield {**record, "system": persona_prompt(persona), "context": context}
+            yield {**record, "system": _card_prompt(card, world["name"]), "context": context}
+
+
+def _worlds_plain(folder: Path) -> Iterator[Dialogue]:
+    """Plain questions about the worlds' cards and passages (`plain/`), each fact in many wordings.
+
+    Prompts are as `understudy chat` shows them. Some questions are about a passage that is not there.
+    """
+    rng = random.Random(57)
+    here = Path(__file__).parent
+    unknown = json.loads(read_bytes(here / "lookup" / "unknown.json"))["answers"]
+    refusals = [text for text in unknown if "{" not in text]
+    for name in _WORLDS:
+        root = _worlds_folder(folder) / name
+        world = json.loads(read_bytes(root / "world.json"))
+        if not (here / "plain" / f"{name}.json").exists():
+            continue  # of harrowmere, so that its characters show how well the model reads
+        plain = json.loads(read_bytes(here / "plain" / f"{name}.json"))
+        lore = {entry["id"]: entry["text"] for entry in world["lore"]}
+        cards = json.loads(read_bytes(root / "characters.json"))
+        for _ in range(_PLAIN_ROUNDS):
+            for card in cards:
+                shown = rng.sample(sorted(lore), rng.choice((0, 0, 1, 2)))
+                yield _plain_talk(rng, card, world, [lore[i] for i in shown], plain["cards"][card["id"]])
+            for asked in lore:
+                shown = [asked, *rng.sample(sorted(set(lore) - {asked}), rng.choice((0, 1, 1, 2)))]
+                rng.shuffle(shown)
+                facts = plain["lore"][asked]
+                if rng.random() < 0.25:
+                    absent = rng.choice(sorted(set(lore) - set(shown)))
+                    facts = [*facts, {"q": rng.choice(plain["lore"][absent])["q"], "a": refusals}]
+                yield _plain_talk(rng, rng.choice(cards), world, [lore[i] for i in shown], facts)
+
+
+def _plain_talk(
+    rng: random.Random,
+    card: dict[str, Any],
+    world: dict[str, Any],
+    context: list[str],
+    facts: list[dict[str, list[str]]],
+) -> Dialogue:
+    turns = []
+    for fact in rng.sample(facts, min(len(facts), rng.randint(2, 5))):
+        turns.append({"role": "user", "content": rng.choice(fact["q"])})
+        turns.append({"role": "assistant", "content": rng.choice(fact["a"])})
+    return {"system": _card_prompt(card, world["name"]), "context": context, "tools": [], "turns": turns}
+
+
+def _card_prompt(card: dict[str, Any], place: str) -> str:
+    fields = ("name", "role", "description", "personality", "speech_style", "scenario")
+    return persona_prompt(Persona(**{field: card[field] for field in fields}, place=place))
 
 
 def _everyday(folder: Path) -> Iterator[Dialogue]:
@@ -205,4 +254,5 @@ DIALOGUE_SOURCES: dict[str, Callable[[Path], Iterator[Dialogue]]] = {
     "persona_chat": _persona_chat,
     "worlds": _worlds,
     "worlds_as_played": _worlds_as_played,
+    "worlds_plain": _worlds_plain,
 }

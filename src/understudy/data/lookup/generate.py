@@ -27,6 +27,7 @@ DEFAULT_MIX: Mapping[str, float] = {
     "copy": 0.01,
     "ledger": 0.04,
 }
+_REAL_SHARE = 0.2  # of characters: a hand-written card
 _OF_KIND = {"tool": "tool", "lore": "rag", "mixed": "rag"}
 _LISTED = ("facts_persona.json", "facts_lore.json", "recall.json", "tools.json", "smalltalk.json")
 
@@ -179,7 +180,10 @@ class LookupGenerator:
             extra = rng.choice(content.lore_rules)
         elif kind == "tool" and rng.random() < 0.4:
             extra = rng.choice(content.tool_rules)
-        who = content.persona.make(least, most, extra)
+        if kind != "tool" and rng.random() < _REAL_SHARE:
+            who = content.persona.make_real(least // 2, min(most, 4), extra)
+        else:
+            who = content.persona.make(least, most, extra)
         scene = Scene(content, who)
         context: list[str] = []
         system = who.system

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -30,6 +31,9 @@ __all__ = ["MAX_WORDS", "Character", "PersonaKit", "Stated"]
 MAX_WORDS = 112
 MAX_PORTRAIT_WORDS = 140
 
+_SENTENCES = re.compile(r"(?<=[.!?]) (?=[A-Z])")
+_TOLD_BY_CARDS = ("age", "home_town", "pb_build_hair", "siblings", "years_in_trade")
+
 
 @dataclass(slots=True)
 class Stated:
@@ -50,12 +54,14 @@ class Character:
         style: the manner of speaking, if any.
         system: the system prompt.
         lines: style, scenario and rule lines at the end of the prompt.
+        is_real: whether it is a hand-written card, of which more is told than `stated` knows.
     """
 
     env: dict[str, str]
     stated: list[Stated] = field(default_factory=list)
     style: Style | None = None
     system: str = ""
+    is_real: bool = False
 
 
 class PersonaKit:
@@ -82,7 +88,7 @@ class PersonaKit:
         self._third_end = self._parse(shapes, "third_end")
         self._scenarios = self._parse(shapes, "scenarios")
         self._rules = self._parse(shapes, "rules")
-        self.background = _background(folder / "background.json")
+        self.background, self._real = _background(folder / "background.json")
         self._joins = strings(shapes, "card_joins", "prompts.json:card_joins")
         cards = cast(list[list[str]], shapes["cards"])
         self._cards = tuple(parse(card, COMMON, "prompts.json:cards") for card in cards)
@@ -126,6 +132,24 @@ class PersonaKit:
         tail = self._tail(one, extra)
         if tail:
             one.system += ("\n" if "\n" in one.system else " ") + tail
+        return one
+
+    def make_real(self, least: int, most: int, extra: str = "") -> Character:
+        """Takes the card of a hand-written character, with facts of ours put between its sentences.
+
+        Args:
+            least: the fewest facts to put in.
+            most: the most facts to put in.
+            extra: a line for the end of the prompt.
+        """
+        rng = self._rng
+        card = rng.choice(self._real)
+        one = Character({slot: card[slot] for slot in ("name", "first", "role", "place")}, is_real=True)
+        lines = _SENTENCES.split(card["system"])
+        for fact in self._pick(least, most):
+            if fact.id not in _TOLD_BY_CARDS and (line := self._state(one, fact, fact.statements)):
+                lines.insert(rng.randint(1, len(lines)), line)
+        one.system = " ".join([*lines, extra]).strip()
         return one
 
     def _style(self) -> Style | None:
@@ -224,6 +248,8 @@ class PersonaKit:
 
     def unstated(self, one: Character) -> Fact | None:
         """Draws a fact that the prompt neither states nor comes close to."""
+        if one.is_real:
+            return None
         barred = set(self._never_unstated)
         if "place" in one.env:
             barred |= self.place_facts
@@ -236,9 +262,10 @@ class PersonaKit:
         return None
 
 
-def _background(path: Path) -> dict[str, list[str]]:
+def _background(path: Path) -> tuple[dict[str, list[str]], list[dict[str, str]]]:
     texts = read_object(path)
-    return {key: strings(texts, key, path.name) for key in ("details", "traits", "speech", "meetings", "passages")}
+    keys = ("details", "traits", "speech", "meetings", "passages")
+    return {key: strings(texts, key, path.name) for key in keys}, cast(list[dict[str, str]], texts["cards"])
 
 
 def _identity(entry: Entry) -> Ask:

@@ -231,13 +231,13 @@ def player_line(
         text = text[:-1] + rng.choice(_SUFFIXES) + "?"
     dice = rng.random()
     if dice < 0.30:
-        text = text.rstrip(".?!")
+        text = text.rstrip(".?!") or text
         if not keep_case:
             text = text.lower()
         elif plain:
             text = text[:1].lower() + text[1:]
     elif dice < 0.40:
-        text = text.rstrip(".?!")
+        text = text.rstrip(".?!") or text
     elif dice < 0.55:
         text = capital(text)
         if text[-1:].isalnum() and text.lower().startswith(_ASKING):
