@@ -385,3 +385,48 @@ def test_a_cancelled_requests_cache_is_sound(lab: "Lab", wait_until: "WaitUntil"
     again = engine.submit(request)
     assert [i for c in again for i in c.token_ids] == tokens(lab.real(), request)
     assert again.usage.cached_tokens > 0
+
+
+def test_a_higher_priority_starts_first(lab: "Lab") -> None:
+    seen: list[int] = []
+    engine = lab.scripted(lambda ids: seen.append(ids[0]) or 3, max_running=1)  # type: ignore[func-returns-value]
+    backend = lab.backends[-1]
+    backend.gate.clear()
+    generations = [engine.submit(lab.request("r"))]
+    time.sleep(0.05)
+    generations += [engine.submit(lab.request(c, priority=p)) for c, p in (("l", 0), ("h", 5), ("m", 2))]
+    backend.gate.set()
+    assert [g.text() for g in generations] == [""] * 4
+    assert [chr(i - lab.byte(0)) for i in seen] == ["r", "h", "m", "l"]
+
+
+def test_a_deadline_ends_the_answer_with_what_it_has(lab: "Lab") -> None:
+    engine = lab.saying("a" * 4000)
+    backend = lab.backends[-1]
+    slow = backend.forward
+    backend.forward = lambda batch: (time.sleep(0.005), slow(batch))[1]  # type: ignore[method-assign]
+    generation = engine.submit(lab.request("x", deadline_s=0.2))
+    text = generation.text()
+    assert generation.finish_reason == "deadline"
+    assert 1 <= len(text) < 200
+    backend.gate.clear()
+    engine.submit(lab.request("x"))
+    late = engine.submit(lab.request("x", deadline_s=0.001))
+    time.sleep(0.01)
+    backend.gate.set()
+    assert len(late.text()) <= 1
+    assert late.finish_reason == "deadline"
+    with pytest.raises(RequestError, match="deadline_s"):
+        lab.request("x", deadline_s=0)
+
+
+def test_a_quota_slows_its_owner_and_nobody_else(lab: "Lab") -> None:
+    engine = lab.saying("a" * 30, owner_tokens_per_s=100)  # type: ignore[arg-type]
+    began = time.monotonic()
+    greedy = [engine.submit(lab.request("x", owner="greedy")) for _ in range(5)]
+    modest = engine.submit(lab.request("x", owner="modest"))
+    assert modest.text() == "a" * 30
+    modest_s = time.monotonic() - began
+    assert all(g.text() == "a" * 30 for g in greedy)
+    assert time.monotonic() - began > 0.4  # 155 tokens, of which 100 at once
+    assert modest_s < 0.3

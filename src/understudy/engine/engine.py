@@ -1,8 +1,10 @@
 """The engine: one thread owns the model, requests share it step by step."""
 
 import dataclasses
+import math
 import secrets
 import threading
+import time
 from collections import deque
 from types import TracebackType
 from typing import Self
@@ -10,12 +12,15 @@ from typing import Self
 from understudy.engine.backend import Backend, Step
 from understudy.engine.generation import Generation
 from understudy.engine.prefix import PrefixStore, longest_beginning
+from understudy.engine.quota import Quota
 from understudy.engine.request import Chunk, GenerationRequest
 from understudy.engine.sequence import Sequence
 from understudy.errors import ContextLengthError, EngineError, RequestError
 from understudy.tokenizer import Tokenizer
 
 __all__ = ["Engine", "EngineOptions", "EngineStats"]
+
+_QUOTA_WAIT_S = 0.005
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,7 @@ class EngineOptions:
             answer is held up by another's long prompt.
         prefix_sequences: caches of past sequences that are kept.
         prefix_bytes: bytes that these take at most, were none shared; the backend's own budget counts what is.
+        owner_tokens_per_s: tokens that all requests of one owner may draw a second; None for no limit.
         use_drafts: let sequences draft by prompt lookup where the backend says that it pays; same text, fewer steps.
 
     Raises:
@@ -39,6 +45,7 @@ class EngineOptions:
     prefix_sequences: int = 64
     prefix_bytes: int = 1 << 30
     use_drafts: bool = True
+    owner_tokens_per_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.prefill_tokens < 1 or self.prefix_sequences < 0 or self.prefix_bytes < 0:
@@ -69,6 +76,7 @@ class _Waiting:
     request: GenerationRequest
     generation: Generation
     max_tokens: int
+    deadline: float  # of `time.monotonic`
 
 
 class Engine:
@@ -94,6 +102,7 @@ class Engine:
             max_bytes=self.options.prefix_bytes,
             cache_bytes_per_token=backend.memory().cache_bytes_per_token,
         )
+        self._quota = Quota(self.options.owner_tokens_per_s)
         # Reentrant: the garbage collector may cancel an abandoned request while this thread holds the lock.
         self._changed = threading.Condition(threading.RLock())
         self._waiting: deque[_Waiting] = deque()
@@ -136,7 +145,8 @@ class Engine:
             if max_tokens == 0:
                 generation.deliver(Chunk("", (), "length"))
                 return generation
-            self._waiting.append(_Waiting(request, generation, max_tokens))
+            deadline = math.inf if request.deadline_s is None else time.monotonic() + request.deadline_s
+            self._waiting.append(_Waiting(request, generation, max_tokens, deadline))
             self._changed.notify_all()
         return generation
 
@@ -183,12 +193,15 @@ class Engine:
             return not self._is_closed
 
     def _admit(self) -> None:
-        """Move waiting requests to the running batch, first come first served."""
+        """Move waiting requests to the running batch: by priority, then first come first served."""
+        now = time.monotonic()
+        for waiting in [w for w in self._waiting if now >= w.deadline]:
+            waiting.generation.deliver(Chunk("", (), "deadline"))
         while self._waiting and len(self._running) < self.options.max_running:
-            waiting = self._waiting[0]
+            waiting = max(self._waiting, key=lambda w: w.request.priority)  # the first of the highest
             sequence = None if waiting.generation.is_done else self._start(waiting)
             with self._changed:
-                self._waiting.popleft()
+                self._waiting.remove(waiting)
                 self._running += [sequence] if sequence else []
 
     def _start(self, waiting: _Waiting) -> Sequence | None:
@@ -213,23 +226,31 @@ class Engine:
             tokenizer=self.tokenizer,
             max_tokens=waiting.max_tokens,
             draft_tokens=self.backend.draft_tokens if self.options.use_drafts else 0,
+            deadline=waiting.deadline,
         )
 
     def _step(self) -> None:
         """One forward pass over the running batch."""
         batch = self._fit(self._plan())
         if not batch:
+            with self._changed:  # nothing to do, or every owner's quota is used up for now
+                self._changed.wait(_QUOTA_WAIT_S if any(not s.generation.is_done for s in self._running) else 0)
             return
         results = self.backend.forward([step for _, step in batch])
         for (sequence, _), logits in zip(batch, results, strict=True):
-            self._generated_tokens += sequence.accept(logits)
+            num_drawn = sequence.accept(logits)
+            self._generated_tokens += num_drawn
+            self._quota.draw(sequence.owner, num_drawn)
 
     def _plan(self) -> list[tuple[Sequence, Step]]:
         """Each decoding sequence's token, and prompt tokens up to the limit."""
         budget = self.options.prefill_tokens
         batch: list[tuple[Sequence, Step]] = []
-        for sequence in self._running:
-            if sequence.generation.is_done:
+        now = time.monotonic()
+        for sequence in sorted(self._running, key=lambda s: -s.priority):
+            if now >= sequence.deadline:
+                sequence.expire()
+            if sequence.generation.is_done or not self._quota.may_draw(sequence.owner):
                 continue
             if sequence.num_pending == 1:
                 batch.append((sequence, sequence.plan(1)))

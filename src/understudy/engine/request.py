@@ -9,7 +9,7 @@ from understudy.errors import RequestError
 
 __all__ = ["Chunk", "FinishReason", "GenerationRequest", "Usage"]
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,9 @@ class GenerationRequest:
         stop: strings that end the text; they are not part of it.
         stop_token_ids: ids that end the text; they are not part of it.
         visible_specials: text by id for special tokens that must show in the text, e.g. `<toolcall>`.
+        priority: requests of a higher one start first and read their prompts first.
+        deadline_s: seconds after submission at which the answer ends with what it has ("deadline"); None for never.
+        owner: whose tokens it takes, e.g. a character, where the engine has a quota for each.
 
     Raises:
         RequestError: a value is out of range; `param` names it.
@@ -34,6 +37,9 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     visible_specials: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    priority: int = 0
+    deadline_s: float | None = None
+    owner: str | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -41,6 +47,8 @@ class GenerationRequest:
         limit = self.max_tokens
         if limit is not None and (not is_whole(limit) or limit < 1):
             raise RequestError(f"max_tokens must be a whole number from 1, got {limit!r}.", param="max_tokens")
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise RequestError(f"deadline_s must be above 0, got {self.deadline_s!r}.", param="deadline_s")
         if not _are_words(self.stop):
             raise RequestError(f"stop must be a tuple of strings that are not empty, got {self.stop!r}.", param="stop")
 

@@ -1,6 +1,7 @@
 """A request while the model works on it; only the model thread touches it."""
 
 import dataclasses
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ class Sequence:
         tokenizer: Tokenizer,
         max_tokens: int,
         draft_tokens: int = 0,
+        deadline: float = math.inf,
     ) -> None:
         """Start on a request.
 
@@ -42,8 +44,10 @@ class Sequence:
             tokenizer: gives the bytes of a token.
             max_tokens: what fits of the request's own limit, at least 1.
             draft_tokens: longest draft by prompt lookup; 0 for none.
+            deadline: when the answer ends with what it has, by `time.monotonic`.
         """
         self.generation = generation
+        self.priority, self.owner, self.deadline = request.priority, request.owner, deadline
         self.cache = cache
         self._request = request
         self._tokens = list(request.prompt_ids)
@@ -65,6 +69,10 @@ class Sequence:
     def cached_token_ids(self) -> list[int]:
         """(S,) the tokens in the cache."""
         return self._tokens[: self.cache.length]
+
+    def expire(self) -> None:
+        """End the answer with what it has."""
+        self.generation.deliver(Chunk(self._assembler.finish(), tuple(self._undelivered), "deadline"))
 
     def plan(self, num_tokens: int) -> Step:
         """The next step: at most so many tokens (at least 1), and a draft in decode; logits only to draw from."""
