@@ -32,13 +32,13 @@ def measure(model: Path | None) -> dict[str, float]:
     """Load a model, speak two turns, and report what it took in this process."""
     started = time.perf_counter()
     from understudy.engine import Engine
+    from understudy.model.backends import open_backend
     from understudy.model.checkpoint import load_model
     from understudy.model.embedded import embedded_model_path
-    from understudy.model.transformer import ReferenceBackend
 
     imported = time.perf_counter()
     loaded = load_model(model or embedded_model_path())
-    backend = ReferenceBackend(loaded.config, loaded.weights)
+    backend = open_backend(loaded.config, loaded.weights)
     ready = time.perf_counter()
     with Engine(backend, loaded.tokenizer) as engine:
         first = speak(engine, loaded, [FIRST_LINE], is_stopping=True)
