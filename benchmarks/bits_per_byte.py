@@ -2,8 +2,8 @@
 
 Run: python benchmarks/bits_per_byte.py DATA_FOLDER [MODEL.gguf] [--windows N]
 
-The texts (`books_dev`) are cut into windows of 256 tokens that do not overlap; the first token of a window is not predicted
-and its bytes are not counted.
+The texts (`books_dev`) are cut into windows of 256 tokens that do not overlap; the first token of a window is not
+predicted and its bytes are not counted.
 """
 
 import argparse

@@ -36,6 +36,7 @@ Result forward(Model& model, KvPool& pool, MutableFloats2 x, const Ints1& past, 
                const Ints1& tables) {
     const ModelShape& shape = model.shape();
     size_t count = past.shape(0);
+    require(model.is_complete(), "a matrix or norm of the model was not set");
     require(count && num_tokens.shape(0) == count && num_logits.shape(0) == count, "one past, num_tokens and num_logits a sequence");
     require(pool.num_layers() == shape.num_layers && pool.block_bytes() == shape.num_kv_heads * pool.head_bytes() &&
                 pool.head_bytes() == head_block_bytes(shape.head_dim, pool.is_8bit()),

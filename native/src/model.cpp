@@ -79,6 +79,15 @@ void Model::set_norm(int64_t layer, int which, std::span<const float> gain, std:
     to.bias.assign(bias.begin(), bias.end());
 }
 
+bool Model::is_complete() const {
+    bool complete = head_.packed.data && !last_norm_.gain.empty();
+    for (const Layer& layer : layers_) {
+        for (const Matrix& matrix : layer.matrices) complete = complete && matrix.packed.data;
+        for (const Norm& norm : layer.norms) complete = complete && !norm.gain.empty();
+    }
+    return complete;
+}
+
 size_t Model::weight_bytes() const {
     size_t total = head_.memory.bytes();
     for (const Layer& layer : layers_)
@@ -260,6 +269,7 @@ void Model::attention(int member, KvPool& pool, std::span<const Stretch> stretch
 }
 
 void Model::forward(KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits) {
+    std::lock_guard lock(mutex_);
     prepare(stretches);
     std::function<void(int)> work = [&](int member) { walk(member, pool, stretches, x, logits); };
     team_.run(work);

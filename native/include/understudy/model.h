@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -62,8 +63,11 @@ public:
     // which: 0 before attention, 1 before the MLP; layer == num_layers: the last norm. The gain has its 1 added.
     void set_norm(int64_t layer, int which, std::span<const float> gain, std::span<const float> bias);
 
+    // Whether every matrix and norm was set.
+    bool is_complete() const;
+
     // x: (M, hidden) embeddings of all stretches' tokens, overwritten. logits: (sum of num_logits, vocab).
-    // The caller has checked lengths, tables and the pool's shape.
+    // The caller has checked lengths, tables, the pool's shape and `is_complete`. One call at a time: others wait.
     void forward(KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits);
 
     size_t weight_bytes() const;
@@ -108,6 +112,7 @@ private:
     ModelShape shape_;
     const Kernels* kernels_;
     ThreadTeam team_;
+    std::mutex mutex_;
     std::vector<Layer> layers_;
     Norm last_norm_;
     Matrix head_;

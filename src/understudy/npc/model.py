@@ -80,7 +80,7 @@ class Model:
     @property
     def default_sampling(self) -> SamplingParams:
         """What suits the model where nobody says otherwise: a small one is drawn closer to its best token."""
-        return SamplingParams(temperature=0.3 if self.is_embedded else 0.7, top_p=0.9, repetition_penalty=1.05)
+        return SamplingParams(temperature=0.2 if self.is_embedded else 0.7, top_p=0.9)
 
     def encode(self, conversation: Conversation) -> list[int]:
         """Token ids of the prompt, up to where the model's answer begins."""
