@@ -28,8 +28,28 @@ DEFAULT_MIX: Mapping[str, float] = {
     "ledger": 0.04,
 }
 _REAL_SHARE = 0.2  # of characters: a hand-written card
+_JOINED_SHARE = 0.2  # of dialogues: one line asks two things at once
 _OF_KIND = {"tool": "tool", "lore": "rag", "mixed": "rag"}
 _LISTED = ("facts_persona.json", "facts_lore.json", "recall.json", "tools.json", "smalltalk.json")
+
+
+def _join_lines(scene: Scene, rng: random.Random) -> None:
+    """Makes one exchange of two neighbouring ones: "Good evening. Who are you, and what does a bed cost?"."""
+    number = rng.randrange(len(scene.answers))
+    first, second = scene.turns[2 * number : 2 * number + 2], scene.turns[2 * number + 2 : 2 * number + 4]
+    if len(second) < 2:
+        return
+    question, more = str(first[0]["content"]), str(second[0]["content"])
+    if question.endswith("?") and rng.random() < 0.5:
+        question, more = question[:-1] + ", and", more[:1].lower() + more[1:] if not more.startswith("I") else more
+    elif question[-1:].isalnum():
+        question += rng.choice((".", " and", ","))
+    scene.turns[2 * number : 2 * number + 4] = [
+        {"role": "user", "content": f"{question} {more}"},
+        {"role": "assistant", "content": f"{first[1]['content']} {second[1]['content']}"},
+    ]
+    values = scene.answers[number : number + 2]
+    scene.answers[number : number + 2] = [next((value for value in values if value), None)]
 
 
 def content_hash() -> str:
@@ -108,6 +128,8 @@ class LookupGenerator:
             else:
                 scene, system, context = self._scene(kind)
                 if scene.turns:
+                    if kind != "tool" and self._rng.random() < _JOINED_SHARE:
+                        _join_lines(scene, self._rng)
                     tools = [offer.schema for offer in scene.offers]
                     drill = Drill(system, context, scene.turns, scene.answers)
                     return self._finish(kind, drill, tools), scene.answers
