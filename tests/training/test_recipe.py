@@ -23,7 +23,7 @@ def test_the_shipped_recipe_is_valid() -> None:
         (('kind = "text"', 'kind = "txt"'), "kind must be"),
         (("prose = 0.1", "prosa = 0.1"), "no source has that name"),
         (("seed = 7", "seed = "), "not a readable TOML"),
-        (("length = 192", "length = 8"), "length >= 32"),
+        (("length = 256", "length = 8"), "length >= 32"),
     ],
 )
 def test_a_wrong_recipe_says_what_is_wrong(tmp_path: Path, change: tuple[str, str], message: str) -> None:
