@@ -213,7 +213,8 @@ def test_the_event_loop_never_waits_for_the_model(lab: "Lab") -> None:
 
 @pytest.mark.parametrize("how", ["break", "aclose", "task"])
 def test_an_abandoned_async_iterator_cancels(lab: "Lab", how: str) -> None:
-    generation = lab.scripted(lambda ids: lab.byte(65)).submit(lab.request())
+    # A step takes its time, so that the context is not full before a slow machine's reader wakes.
+    generation = lab.scripted(lambda ids: time.sleep(0.003) or lab.byte(65)).submit(lab.request())
 
     async def read() -> None:
         async for _ in generation:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -85,6 +86,8 @@ class Stage:
         self.num_steps += 1
         if self.failure is not None and self.num_steps > self.fails_after:
             raise self.failure
+        if self.endless:
+            time.sleep(0.003)  # so that the context is not full before a slow machine's reader wakes
         results = []
         for step in batch:
             assert isinstance(step.cache, ListCache)
