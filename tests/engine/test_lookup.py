@@ -62,7 +62,9 @@ def test_a_real_model_says_the_same_with_drafts(
 ) -> None:
     model = tiny_model()
     sampling = SamplingParams(temperature=temperature, seed=1)
-    request = lab.request("tick and tock, tick and tock, ", max_tokens=80, sampling=sampling, stop_token_ids=frozenset())
+    request = lab.request(
+        "tick and tock, tick and tock, ", max_tokens=80, sampling=sampling, stop_token_ids=frozenset()
+    )
     said = []
     for draft_tokens in (0, 5):
         monkeypatch.setattr(CpuBackend, "draft_tokens", draft_tokens)
