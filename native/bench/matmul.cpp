@@ -28,9 +28,7 @@ double seconds_of(ThreadTeam& team, const std::function<void(int)>& work) {
 int main(int argc, char** argv) {
     int threads = argc > 1 ? std::atoi(argv[1]) : 2;
     const int64_t cols = 3072, rows = 9216 * 8, most = 512;
-    const Kernels* found[4];
-    available_kernels(found, 4);
-    const Kernels& kernels = *found[0];
+    const Kernels& kernels = find_kernels("");
     ThreadTeam team(threads);
     std::printf("%s, %d threads, %ld x %ld\n", kernels.name, threads, long(rows), long(cols));
     for (Kind kind : {Kind::Q4_0, Kind::Q4_K, Kind::Q6_K, Kind::Q8_0}) {

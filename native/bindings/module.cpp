@@ -65,16 +65,11 @@ Result forward(Model& model, KvPool& pool, MutableFloats2 x, const Ints1& past, 
 
 // One product, for tests and benchmarks of the kernels: (M, cols) times the transposed matrix.
 Result matmul(int kind, int64_t rows, int64_t cols, const Bytes& source, const Floats2& x, const std::string& name) {
-    const Kernels* found[4];
-    int count = available_kernels(found, 4), pick = 0;
-    while (pick < count && name != found[pick]->name) ++pick;
-    require(pick < count, "this CPU has no kernels of that name");
-    const Kernels& kernels = *found[pick];
+    const Kernels& kernels = find_kernels(name);
     auto type = static_cast<Kind>(kind);
     BlockShape shape = block_shape(type);
-    int64_t unit = type == Kind::Q4_0 || type == Kind::Q8_0 ? 32 : shape.inputs;
-    require(rows > 0 && cols > 0 && cols % unit == 0 && static_cast<int64_t>(x.shape(1)) == cols, "shapes do not fit");
-    require(static_cast<int64_t>(source.size()) == rows * (cols * shape.source_bytes / shape.inputs), "the matrix has another size");
+    check_source(type, rows, cols, source.size());
+    require(static_cast<int64_t>(x.shape(1)) == cols, "x is not (M, cols)");
     PackedMatrix w{type, rows, cols, (cols + shape.inputs - 1) / shape.inputs, nullptr};
     auto num_rows = static_cast<int64_t>(x.shape(0));
     Buffer packed(packed_bytes(type, rows, cols)), scratch(static_cast<size_t>(kScratchBytes));

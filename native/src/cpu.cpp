@@ -1,6 +1,7 @@
 // Which kernels this CPU runs, and fp16 for machines without it.
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
 
 #include "understudy/kernels.h"
 
@@ -20,6 +21,14 @@ int available_kernels(const Kernels** out, int capacity) {
 #endif
     offer(scalar_kernels());
     return count;
+}
+
+const Kernels& find_kernels(const std::string& name) {
+    const Kernels* found[4];
+    int count = available_kernels(found, 4);
+    for (int i = 0; i < count; ++i)
+        if (name.empty() || name == found[i]->name) return *found[i];
+    throw std::invalid_argument("this CPU has no kernels named " + name);
 }
 
 float half_to_float(uint16_t bits) {

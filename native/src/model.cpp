@@ -9,14 +9,6 @@ namespace {
 
 int64_t up_to(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-const Kernels* find_kernels(const std::string& name) {
-    const Kernels* found[4];
-    int count = available_kernels(found, 4);
-    for (int i = 0; i < count; ++i)
-        if (name.empty() || name == found[i]->name) return found[i];
-    throw std::invalid_argument("this CPU has no kernels named " + name);
-}
-
 }  // namespace
 
 KvPool::KvPool(const ModelShape& shape, int64_t num_blocks, bool is_8bit)
@@ -33,7 +25,7 @@ void KvPool::copy_block(int64_t from, int64_t to) {
 }
 
 Model::Model(const ModelShape& shape, int num_threads, const std::string& kernels)
-    : shape_(shape), kernels_(find_kernels(kernels)), team_(num_threads), layers_(static_cast<size_t>(shape.num_layers)) {
+    : shape_(shape), kernels_(&find_kernels(kernels)), team_(num_threads), layers_(static_cast<size_t>(shape.num_layers)) {
     if (shape.head_dim % 16 || shape.head_dim < 16) throw std::invalid_argument("head_dim must be a multiple of 16");
     if (shape.num_heads % shape.num_kv_heads) throw std::invalid_argument("num_heads must be a multiple of num_kv_heads");
     for (int64_t i = 0; i < shape.rotary_dim / 2; ++i)
@@ -43,10 +35,7 @@ Model::Model(const ModelShape& shape, int num_threads, const std::string& kernel
 
 void Model::pack(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source) {
     BlockShape block = block_shape(kind);
-    int64_t unit = kind == Kind::Q4_0 || kind == Kind::Q8_0 ? 32 : block.inputs;
-    if (rows < 1 || cols < 1 || cols % unit) throw std::invalid_argument("a matrix's rows do not fill their blocks");
-    int64_t bytes = rows * (cols * block.source_bytes / block.inputs);
-    if (static_cast<int64_t>(source.size()) != bytes) throw std::invalid_argument("a matrix has another size than its shape says");
+    check_source(kind, rows, cols, source.size());
     to.memory = Buffer(packed_bytes(kind, rows, cols));
     to.packed = {kind, rows, cols, (cols + block.inputs - 1) / block.inputs, to.memory.data()};
     int64_t panels = to.packed.panels();

@@ -96,6 +96,14 @@ BlockShape block_shape(Kind kind) {
     throw std::invalid_argument("a weight format that the native kernels do not know");
 }
 
+void check_source(Kind kind, int64_t rows, int64_t cols, size_t bytes) {
+    BlockShape shape = block_shape(kind);
+    int64_t unit = kind == Kind::Q4_0 || kind == Kind::Q8_0 ? 32 : shape.inputs;
+    if (rows < 1 || cols < 1 || cols % unit) throw std::invalid_argument("a matrix's rows do not fill their blocks");
+    if (static_cast<int64_t>(bytes) != rows * (cols * shape.source_bytes / shape.inputs))
+        throw std::invalid_argument("a matrix has another size than its shape says");
+}
+
 size_t packed_bytes(Kind kind, int64_t rows, int64_t cols) {
     BlockShape shape = block_shape(kind);
     int64_t blocks = (cols + shape.inputs - 1) / shape.inputs;

@@ -2,6 +2,7 @@
 // Letters: M tokens, D values of a row. No kernel allocates, throws or checks: the callers in model.cpp do.
 #pragma once
 #include <cstdint>
+#include <string>
 
 #include "understudy/packed.h"
 
@@ -68,7 +69,7 @@ struct Kernels {
     // Attention of `num_rows` query rows over one KV head; rows are tokens times `group` query heads, and row i sees
     // the first `first_seen + i / group` cached tokens. Exact softmax in two passes; a row's result does not depend on
     // the other rows.
-    //   q: (rows, H), scaled by H^-0.5. pool, table: the cache's blocks, see kv_pool.h. out: (rows, H).
+    //   q: (rows, H), scaled by H^-0.5. pool, table: the cache's blocks, as above. out: (rows, H).
     //   scores: (rows, scores_stride) scratch, scores_stride >= tokens seen, a multiple of kBlockTokens.
     void (*attend_8bit)(const AttentionTask& task);
     void (*attend_16bit)(const AttentionTask& task);
@@ -83,8 +84,11 @@ const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
 #endif
 
-// Names of the kernels that this CPU can run, best first; the last is "scalar".
+// The kernels that this CPU can run, best first; the last are the scalar ones. Returns how many.
 int available_kernels(const Kernels** out, int capacity);
+
+// By name, "" for the best. Throws std::invalid_argument where this CPU has none of that name.
+const Kernels& find_kernels(const std::string& name);
 
 float half_to_float(uint16_t bits);
 uint16_t float_to_half(float value);

@@ -45,6 +45,9 @@ struct PackedMatrix {
     int64_t panel_bytes() const { return blocks * block_shape(kind).panel_bytes; }
 };
 
+// Throws std::invalid_argument where a source of so many bytes is no (rows, cols) matrix in whole blocks.
+void check_source(Kind kind, int64_t rows, int64_t cols, size_t bytes);
+
 // Bytes of a packed matrix.
 size_t packed_bytes(Kind kind, int64_t rows, int64_t cols);
 

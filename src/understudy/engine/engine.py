@@ -233,8 +233,9 @@ class Engine:
         """One forward pass over the running batch."""
         batch = self._fit(self._plan())
         if not batch:
-            with self._changed:  # nothing to do, or every owner's quota is used up for now
-                self._changed.wait(_QUOTA_WAIT_S if any(not s.generation.is_done for s in self._running) else 0)
+            with self._changed:
+                if any(not s.generation.is_done for s in self._running):  # every owner's quota is used up for now
+                    self._changed.wait(_QUOTA_WAIT_S)
             return
         results = self.backend.forward([step for _, step in batch])
         for (sequence, _), logits in zip(batch, results, strict=True):

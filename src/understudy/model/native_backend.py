@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import EngineError
-from understudy.kernels.formats import StorageType
-from understudy.kernels.native import native_module
+from understudy.kernels.native import MISSING_MEND, native_module
 from understudy.model.blocks import BlockCache, BlockPool
 from understudy.model.config import NemotronConfig
 from understudy.model.mapped_file import drop_pages
 from understudy.model.memory import MemoryFigures
-from understudy.model.transformer import ForwardStep
+from understudy.model.transformer import ForwardStep, check_step
 from understudy.model.weights import Weight
 
 __all__ = ["CpuBackend", "why_not_native"]
@@ -36,8 +35,6 @@ _MIN_CACHED_CONTEXTS = 4
 
 def why_not_native(config: NemotronConfig) -> str | None:
     """Why the compiled kernels cannot run a model; None if they can."""
-    from understudy.kernels.native import MISSING_MEND
-
     if native_module() is None:
         return MISSING_MEND
     if config.head_dim % 16:
@@ -177,22 +174,10 @@ class CpuBackend:
         return np.split(logits, np.cumsum(wanted)[:-1])
 
     def _checked_cache(self, step: ForwardStep) -> BlockCache:
-        cache, ids = step.cache, step.token_ids
+        cache = step.cache
         if not isinstance(cache, BlockCache) or cache.pool is not self._blocks:
             raise EngineError(f"The cpu backend got a foreign cache ({type(cache).__name__}); use its new_cache().")
-        if len(ids) == 0 or not 0 <= step.num_logits <= len(ids):
-            raise EngineError(
-                f"A step has {len(ids)} tokens and wants {step.num_logits} logits; expected at least one token."
-            )
-        if min(ids) < 0 or max(ids) >= self.config.vocab_size:
-            raise EngineError(
-                f"A token id is outside the vocabulary of {self.config.vocab_size}: {min(ids)} to {max(ids)}."
-            )
-        if cache.length + len(ids) > self.config.max_position_embeddings:
-            raise EngineError(
-                f"A sequence of {cache.length + len(ids)} tokens does not fit the context of "
-                f"{self.config.max_position_embeddings}."
-            )
+        check_step(step, cache.length, self.config)
         return cache
 
     def memory(self) -> MemoryFigures:
@@ -212,8 +197,7 @@ def _num_cores() -> int:
 
 
 def _bytes(weight: Weight) -> npt.NDArray[np.uint8]:
-    """A weight's bytes in a row, those of F32 kinds included."""
-    assert weight.kind in StorageType
+    """A weight's bytes in a row."""
     return np.ascontiguousarray(weight.raw).reshape(-1)
 
 

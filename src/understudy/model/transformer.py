@@ -14,7 +14,7 @@ from understudy.model.kv_cache import KvCache
 from understudy.model.memory import MemoryFigures
 from understudy.model.weights import DenseLinear, Linear, StoredLinear, Weight
 
-__all__ = ["ForwardStep", "ReferenceBackend"]
+__all__ = ["ForwardStep", "ReferenceBackend", "check_step"]
 
 _F32 = npt.NDArray[np.float32]
 _MAX_DENSE_BYTES = 1_500_000_000
@@ -37,6 +37,26 @@ class ForwardStep(Protocol):
     def num_logits(self) -> int:
         """How many of the last positions want logits."""
         ...
+
+
+def check_step(step: ForwardStep, num_cached: int, config: NemotronConfig) -> None:
+    """Refuse a step that no backend can run.
+
+    Raises:
+        EngineError: it is empty, a token id is not in the vocabulary, or the sequence would outgrow the context.
+    """
+    ids = step.token_ids
+    if len(ids) == 0 or not 0 <= step.num_logits <= len(ids):
+        raise EngineError(
+            f"A step has {len(ids)} tokens and wants {step.num_logits} logits; expected at least one token."
+        )
+    if min(ids) < 0 or max(ids) >= config.vocab_size:
+        raise EngineError(f"A token id is outside the vocabulary of {config.vocab_size}: {min(ids)} to {max(ids)}.")
+    if num_cached + len(ids) > config.max_position_embeddings:
+        raise EngineError(
+            f"A sequence of {num_cached + len(ids)} tokens does not fit the context of "
+            f"{config.max_position_embeddings}."
+        )
 
 
 class _Norm:
@@ -135,25 +155,13 @@ class ReferenceBackend:
         return causal_attention(heads[:, :n], keys, values)
 
     def _checked_cache(self, step: ForwardStep) -> KvCache:
-        cache, ids = step.cache, step.token_ids
+        cache = step.cache
         if not isinstance(cache, KvCache):
             raise EngineError(
                 f"The reference backend got a foreign cache ({type(cache).__name__}); use its new_cache()."
             )
-        if len(ids) == 0 or not 0 <= step.num_logits <= len(ids):
-            raise EngineError(
-                f"A step has {len(ids)} tokens and wants {step.num_logits} logits; expected at least one token."
-            )
-        if min(ids) < 0 or max(ids) >= self.config.vocab_size:
-            raise EngineError(
-                f"A token id is outside the vocabulary of {self.config.vocab_size}: {min(ids)} to {max(ids)}."
-            )
-        if cache.length + len(ids) > self.config.max_position_embeddings:
-            raise EngineError(
-                f"A sequence of {cache.length + len(ids)} tokens does not fit the context of "
-                f"{self.config.max_position_embeddings}."
-            )
-        cache.reserve(cache.length + len(ids))
+        check_step(step, cache.length, self.config)
+        cache.reserve(cache.length + len(step.token_ids))
         return cache
 
     def memory(self) -> MemoryFigures:
