@@ -137,7 +137,7 @@ void Model::prepare(std::span<const Stretch> stretches) {
     int64_t widest = up_to(std::max({shape_.hidden, shape_.mlp, shape_.num_heads * shape_.head_dim}), 256);
     levels_.reserve(rows * static_cast<size_t>(2 * widest + widest / 32 * 8 + widest / 256 * 4 * (1 + kSumsIn256) + 512));
     auto members = static_cast<size_t>(team_.size());
-    scores_.reserve(members * static_cast<size_t>(task_tokens_ * group * (scores_stride_ + shape_.head_dim)) * floats);
+    scores_.reserve(members * static_cast<size_t>(attention_floats(group)) * floats);
     scratch_.reserve(members * static_cast<size_t>(up_to(kScratchBytes, 64)));
 }
 
@@ -228,11 +228,17 @@ void Model::rotate_and_store(int member, KvPool& pool, std::span<const Stretch> 
     }
 }
 
+// Scratch of one member: scores, queries, planes of queries.
+int64_t Model::attention_floats(int64_t group) const {
+    return task_tokens_ * group * (scores_stride_ + shape_.head_dim) + kPlaneRows * shape_.head_dim / 2;
+}
+
 void Model::attention(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer) {
     int64_t group = shape_.num_heads / shape_.num_kv_heads, size = shape_.head_dim, width = shape_.num_heads * size;
     int64_t most_rows = task_tokens_ * group;
-    float* scores = scores_.as<float>() + member * most_rows * (scores_stride_ + size);
+    float* scores = scores_.as<float>() + member * attention_floats(group);
     float* queries = scores + most_rows * scores_stride_;
+    auto* planes = reinterpret_cast<int8_t*>(queries + most_rows * size);
     auto count = static_cast<int64_t>(tasks_.size());
     for (int64_t i; (i = next_task_.fetch_add(1, std::memory_order_relaxed)) < count;) {
         const Task& task = tasks_[static_cast<size_t>(i)];
@@ -251,6 +257,7 @@ void Model::attention(int member, KvPool& pool, std::span<const Stretch> stretch
         work.head_offset = task.kv_head * pool.head_bytes();
         work.scores = scores;
         work.scores_stride = scores_stride_;
+        work.planes = planes;
         work.out = mixed_.as<float>() + task.first * width + task.kv_head * group * size;
         work.out_stride = width;
         (pool.is_8bit() ? kernels_->attend_8bit : kernels_->attend_16bit)(work);

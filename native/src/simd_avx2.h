@@ -27,10 +27,6 @@ inline F16v f_bf16(const uint8_t* p) {
     auto wide = [](__m128i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16)); };
     return {wide(_mm_loadu_si128(h)), wide(_mm_loadu_si128(h + 1))};
 }
-inline F16v f_bytes(const int8_t* p) {
-    __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))};
-}
 inline F16v f_mul(F16v x, F16v y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 inline F16v f_add(F16v x, F16v y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline F16v f_sub(F16v x, F16v y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
@@ -55,6 +51,13 @@ inline float f_peak(F16v x) {
 inline I16v i_set(int32_t x) { __m256i v = _mm256_set1_epi32(x); return {v, v}; }
 inline I16v i_add(I16v x, I16v y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 template <int N> inline I16v i_left(I16v x) { return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)}; }
+template <int N> inline I16v i_right(I16v x) { return {_mm256_srai_epi32(x.a, N), _mm256_srai_epi32(x.b, N)}; }
+inline int32_t i_sum(I16v x) {
+    __m256i s = _mm256_add_epi32(x.a, x.b);
+    __m128i q = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+    q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xB1)));
+}
 inline I16v i_mul(I16v x, I16v y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
 inline I16v i_bytes(const uint8_t* p) {
     __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));

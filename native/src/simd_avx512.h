@@ -22,9 +22,6 @@ inline F16v f_bf16(const uint8_t* p) {
     __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))};
 }
-inline F16v f_bytes(const int8_t* p) {
-    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
-}
 inline F16v f_mul(F16v x, F16v y) { return {_mm512_mul_ps(x.v, y.v)}; }
 inline F16v f_add(F16v x, F16v y) { return {_mm512_add_ps(x.v, y.v)}; }
 inline F16v f_sub(F16v x, F16v y) { return {_mm512_sub_ps(x.v, y.v)}; }
@@ -44,6 +41,8 @@ inline float f_peak(F16v x) { return _mm512_reduce_max_ps(x.v); }
 inline I16v i_set(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline I16v i_add(I16v x, I16v y) { return {_mm512_add_epi32(x.v, y.v)}; }
 template <int N> inline I16v i_left(I16v x) { return {_mm512_slli_epi32(x.v, N)}; }
+template <int N> inline I16v i_right(I16v x) { return {_mm512_srai_epi32(x.v, N)}; }
+inline int32_t i_sum(I16v x) { return _mm512_reduce_add_epi32(x.v); }
 inline I16v i_mul(I16v x, I16v y) { return {_mm512_mullo_epi32(x.v, y.v)}; }
 inline I16v i_bytes(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
 inline I16v i_signed(const uint8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }

@@ -21,7 +21,6 @@ inline F16v f_load(const float* p) { F16v r; std::memcpy(r.v, p, 64); return r; 
 inline void f_store(float* p, F16v a) { std::memcpy(p, a.v, 64); }
 inline F16v f_half(const uint8_t* p) { F16v r; LANES { uint16_t h; std::memcpy(&h, p + 2 * i, 2); r.v[i] = half_to_float(h); } return r; }
 inline F16v f_bf16(const uint8_t* p) { F16v r; LANES { uint16_t h; std::memcpy(&h, p + 2 * i, 2); uint32_t w = uint32_t(h) << 16; std::memcpy(&r.v[i], &w, 4); } return r; }
-inline F16v f_bytes(const int8_t* p) { F16v r; LANES r.v[i] = p[i]; return r; }
 inline F16v f_mul(F16v a, F16v b) { LANES a.v[i] *= b.v[i]; return a; }
 inline F16v f_add(F16v a, F16v b) { LANES a.v[i] += b.v[i]; return a; }
 inline F16v f_sub(F16v a, F16v b) { LANES a.v[i] -= b.v[i]; return a; }
@@ -36,6 +35,8 @@ inline float f_peak(F16v a) { float m = a.v[0]; LANES m = a.v[i] > m ? a.v[i] : 
 inline I16v i_set(int32_t x) { I16v r; LANES r.v[i] = x; return r; }
 inline I16v i_add(I16v a, I16v b) { LANES a.v[i] += b.v[i]; return a; }
 template <int N> inline I16v i_left(I16v a) { LANES a.v[i] *= 1 << N; return a; }
+template <int N> inline I16v i_right(I16v a) { LANES a.v[i] >>= N; return a; }
+inline int32_t i_sum(I16v a) { int32_t s = 0; LANES s += a.v[i]; return s; }
 inline I16v i_mul(I16v a, I16v b) { LANES a.v[i] *= b.v[i]; return a; }
 inline I16v i_bytes(const uint8_t* p) { I16v r; LANES r.v[i] = p[i]; return r; }
 inline I16v i_signed(const uint8_t* p) { I16v r; LANES r.v[i] = static_cast<int8_t>(p[i]); return r; }

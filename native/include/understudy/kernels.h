@@ -22,7 +22,8 @@ struct QuantizedRows {
 };
 
 // Tokens in a block of the KV cache. In a block each KV head has, one after the other:
-//   8 bits: keys as int8 [H][32], values as int8 [32][H], scales of the keys fp32 [32], of the values fp32 [32]
+//   8 bits: levels + 128; keys as quads of a token's values [H / 4][32][4], values as quads of neighbouring tokens [32 / 4][H][4],
+//          scales of the keys fp32 [32], of the values fp32 [32]
 //  16 bits: keys as fp16 [H][32], values as fp16 [32][H]
 constexpr int64_t kBlockTokens = 32;
 inline int64_t head_block_bytes(int64_t head_dim, bool is_8bit) {
@@ -33,6 +34,8 @@ inline int64_t head_block_bytes(int64_t head_dim, bool is_8bit) {
 constexpr int64_t kChunkInputs = 1024;
 constexpr int64_t kScratchBytes = kChunkInputs * 64 + kChunkInputs / 16 * 64 * 8 + kChunkInputs / 32 * 64 * 16;
 
+constexpr int64_t kPlaneRows = 6;  // query rows that share what is read
+
 struct AttentionTask {
     const float* q;
     int64_t num_rows, group, head_dim, first_seen;
@@ -42,6 +45,7 @@ struct AttentionTask {
     int64_t head_offset;     // of this KV head inside a block
     float* scores;
     int64_t scores_stride;
+    int8_t* planes;          // scratch of kPlaneRows * 2 * head_dim bytes
     float* out;
     int64_t out_stride;      // from one token's output to the next; the `group` heads of a token lie side by side
 };

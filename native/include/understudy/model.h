@@ -104,6 +104,7 @@ private:
     void quantize(const Input& input, int64_t num_rows, int member);
     std::pair<int64_t, int64_t> multiply(const Matrix& matrix, const Input& input, int64_t num_rows, int member, float* y, int64_t stride);
     void walk(int member, KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits);
+    int64_t attention_floats(int64_t group) const;
     void attention(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer);
     void rotate_and_store(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer);
     void norm_rows(const Norm& norm, const float* x, int64_t num_rows, int member, float* y);
