@@ -81,16 +81,15 @@ Result matmul(int kind, int64_t rows, int64_t cols, const Bytes& source, const F
         kernels.matmul_float(w, x.data(), cols, num_rows, 0, w.panels(), y.as<float>(), stride);
     } else {
         QuantizedRows q;
-        q.stride = w.blocks * shape.inputs;
-        int64_t scale_unit = is_k_quant(type) ? 256 : 32, num_sums = is_k_quant(type) ? kSumsIn256 : 1;
-        Buffer levels(static_cast<size_t>(num_rows * q.stride)), scales(static_cast<size_t>(num_rows * q.stride / scale_unit) * 4);
-        Buffer sums(static_cast<size_t>(num_rows * q.stride / scale_unit * num_sums) * 4);
+        q.stride = (cols + 255) / 256 * 256;
+        int64_t groups = num_rows * q.stride / 256;
+        Buffer levels(static_cast<size_t>(256 * groups)), scales(static_cast<size_t>(4 * groups)), sums(static_cast<size_t>(4 * kSumsIn256 * groups));
         q.levels = levels.as<int8_t>();
         q.scales = scales.as<float>();
         q.sums = sums.as<int32_t>();
         for (int64_t m = 0; m < num_rows; ++m)
-            (is_k_quant(type) ? kernels.quantize_256 : kernels.quantize_32)(x.data() + m * cols, cols, q.stride, q.levels + m * q.stride,
-                                                                            q.scales + m * q.stride / scale_unit, q.sums + m * q.stride / scale_unit * num_sums);
+            kernels.quantize(x.data() + m * cols, cols, q.stride, q.levels + m * q.stride, q.scales + m * q.stride / 256,
+                             q.sums + m * q.stride / 256 * kSumsIn256);
         kernels.matmul(w, q, num_rows, 0, w.panels(), y.as<float>(), stride, scratch.data());
     }
     Result out = new_array(static_cast<size_t>(num_rows), static_cast<size_t>(rows));

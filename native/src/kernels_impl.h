@@ -10,7 +10,7 @@ namespace understudy {
 namespace {
 
 constexpr Kernels table(const char* name) {
-    return {name, quantize_32, quantize_256, matmul, matmul_float, layer_norm, add, relu2, attend_8bit, attend_16bit,
+    return {name, quantize, matmul, matmul_float, layer_norm, add, relu2, attend_8bit, attend_16bit,
             store_8bit, store_16bit};
 }
 

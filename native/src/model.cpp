@@ -135,7 +135,7 @@ void Model::prepare(std::span<const Stretch> stretches) {
                              logit_rows_.size() * static_cast<size_t>(up_to(shape_.vocab, 16))) * floats);
     picked_.reserve(std::max<size_t>(1, logit_rows_.size()) * static_cast<size_t>(shape_.hidden) * floats);
     int64_t widest = up_to(std::max({shape_.hidden, shape_.mlp, shape_.num_heads * shape_.head_dim}), 256);
-    levels_.reserve(rows * static_cast<size_t>(2 * widest + widest / 32 * 8 + widest / 256 * 4 * (1 + kSumsIn256) + 512));
+    levels_.reserve(rows * static_cast<size_t>(widest + widest / 256 * 4 * (1 + kSumsIn256)) + 192);
     auto members = static_cast<size_t>(team_.size());
     scores_.reserve(members * static_cast<size_t>(attention_floats(group)) * floats);
     scratch_.reserve(members * static_cast<size_t>(up_to(kScratchBytes, 64)));
@@ -145,37 +145,28 @@ Model::Input Model::input_for(std::initializer_list<const Matrix*> matrices, flo
     Input input;
     input.size = size;
     input.floats = floats;
-    for (const Matrix* matrix : matrices) {
-        input.wants_32 |= !is_float(matrix->packed.kind) && !is_k_quant(matrix->packed.kind);
-        input.wants_256 |= is_k_quant(matrix->packed.kind);
-    }
+    for (const Matrix* matrix : matrices) input.wants_levels |= !is_float(matrix->packed.kind);
+    if (!input.wants_levels) return input;
     uint8_t* at = memory.data();
     auto take = [&](int64_t bytes) { return std::exchange(at, at + up_to(bytes, 64)); };
-    auto lay = [&](QuantizedRows& rows, int64_t unit, int64_t scale_unit, int64_t num_sums) {
-        rows.stride = up_to(size, unit);
-        rows.levels = reinterpret_cast<int8_t*>(take(num_rows * rows.stride));
-        rows.scales = reinterpret_cast<float*>(take(num_rows * rows.stride / scale_unit * 4));
-        rows.sums = reinterpret_cast<int32_t*>(take(num_rows * rows.stride / scale_unit * num_sums * 4));
-    };
-    if (input.wants_32) lay(input.by_32, 64, 32, 1);
-    if (input.wants_256) lay(input.by_256, 256, 256, kSumsIn256);
+    QuantizedRows& rows = input.quantized;
+    rows.stride = up_to(size, 256);
+    rows.levels = reinterpret_cast<int8_t*>(take(num_rows * rows.stride));
+    rows.scales = reinterpret_cast<float*>(take(num_rows * rows.stride / 256 * 4));
+    rows.sums = reinterpret_cast<int32_t*>(take(num_rows * rows.stride / 256 * kSumsIn256 * 4));
     return input;
 }
 
 // Levels of all rows, split over the members by stretches of 256 inputs.
 void Model::quantize(const Input& input, int64_t num_rows, int member) {
-    auto sweep = [&](const QuantizedRows& rows, int64_t scale_unit, int64_t num_sums, auto kernel) {
-        int64_t units = (rows.stride + 255) / 256;
-        auto [begin, end] = share(num_rows * units, member);
-        for (int64_t i = begin; i < end; ++i) {
-            int64_t row = i / units, at = i % units * 256;
-            int64_t from = row * rows.stride + at;
-            kernel(input.floats + row * input.size + at, std::max<int64_t>(0, std::min<int64_t>(256, input.size - at)),
-                   std::min<int64_t>(256, rows.stride - at), rows.levels + from, rows.scales + from / scale_unit, rows.sums + from / scale_unit * num_sums);
-        }
-    };
-    if (input.wants_32) sweep(input.by_32, 32, 1, kernels_->quantize_32);
-    if (input.wants_256) sweep(input.by_256, 256, kSumsIn256, kernels_->quantize_256);
+    const QuantizedRows& rows = input.quantized;
+    int64_t units = rows.stride / 256;
+    auto [begin, end] = share(num_rows * units, member);
+    for (int64_t i = begin; i < end; ++i) {
+        int64_t row = i / units, at = i % units * 256;
+        kernels_->quantize(input.floats + row * input.size + at, std::min<int64_t>(256, input.size - at), 256, rows.levels + 256 * i,
+                           rows.scales + i, rows.sums + kSumsIn256 * i);
+    }
 }
 
 // This member's panels of y = W x; returns the columns of y that it wrote.
@@ -186,7 +177,7 @@ std::pair<int64_t, int64_t> Model::multiply(const Matrix& matrix, const Input& i
     int64_t begin = first * grain, end = std::min(last * grain, panels);
     if (is_float(w.kind)) kernels_->matmul_float(w, input.floats, input.size, num_rows, begin, end, y, stride);
     else
-        kernels_->matmul(w, is_k_quant(w.kind) ? input.by_256 : input.by_32, num_rows, begin, end, y, stride,
+        kernels_->matmul(w, input.quantized, num_rows, begin, end, y, stride,
                          scratch_.data() + member * up_to(kScratchBytes, 64));
     return {begin * kPanelRows, std::min(end * kPanelRows, w.rows)};
 }
@@ -284,7 +275,7 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         team_.barrier();
     };
     auto enter = [&](const Input& input) {
-        if (input.wants_32 || input.wants_256) {
+        if (input.wants_levels) {
             quantize(input, rows, member);
             team_.barrier();
         }
@@ -328,7 +319,7 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
                              shape_.norm_eps, hidden, picked_.as<float>() + j * hidden);
     team_.barrier();
     Input input = input_for({&head_}, picked_.as<float>(), hidden, wanted, levels_);
-    if (input.wants_32 || input.wants_256) {
+    if (input.wants_levels) {
         quantize(input, wanted, member);
         team_.barrier();
     }

@@ -97,6 +97,11 @@ template <int N> inline U64v u_right(U64v x) {
 template <int N> inline U64v u_left(U64v x) {
     return u_and({_mm256_slli_epi16(x.a, N), _mm256_slli_epi16(x.b, N)}, static_cast<uint8_t>(0xFF << N));
 }
+// low | (high shifted left by N, right where it is negative) & 0x30
+template <int N> inline U64v u_merge(U64v low, U64v high) {
+    auto moved = [](__m256i v) { return N >= 0 ? _mm256_slli_epi16(v, N >= 0 ? N : 0) : _mm256_srli_epi16(v, N < 0 ? -N : 0); };
+    return u_or(low, u_and({moved(high.a), moved(high.b)}, 0x30));
+}
 inline __m256i four(const int8_t* x) { int32_t v; std::memcpy(&v, x, 4); return _mm256_set1_epi32(v); }
 // w at most 127, so that the pair sums of maddubs fit 16 bits
 inline I16v dot(I16v acc, U64v w, const int8_t* x) {

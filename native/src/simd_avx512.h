@@ -11,7 +11,7 @@ namespace {
 struct F16v { __m512 v; };
 struct I16v { __m512i v; };
 struct U64v { __m512i v; };
-constexpr int kTileTokens = 6, kTilePanels = 4;
+constexpr int kTileTokens = 6, kTilePanels = 2;
 constexpr int kAccumulators = 24;  // vectors of sums that stay in registers
 
 inline F16v f_set(float x) { return {_mm512_set1_ps(x)}; }
@@ -58,6 +58,11 @@ inline U64v u_and(U64v x, uint8_t mask) { return {_mm512_and_si512(x.v, _mm512_s
 inline U64v u_or(U64v x, U64v y) { return {_mm512_or_si512(x.v, y.v)}; }
 template <int N> inline U64v u_right(U64v x) { return u_and({_mm512_srli_epi16(x.v, N)}, static_cast<uint8_t>(0xFF >> N)); }
 template <int N> inline U64v u_left(U64v x) { return u_and({_mm512_slli_epi16(x.v, N)}, static_cast<uint8_t>(0xFF << N)); }
+// low | (high shifted left by N, right where it is negative) & 0x30
+template <int N> inline U64v u_merge(U64v low, U64v high) {
+    __m512i moved = N >= 0 ? _mm512_slli_epi16(high.v, N >= 0 ? N : 0) : _mm512_srli_epi16(high.v, N < 0 ? -N : 0);
+    return {_mm512_ternarylogic_epi32(moved, _mm512_set1_epi8(0x30), low.v, 0xEA)};
+}
 // Assembly, because GCC 12 spills the accumulators of the intrinsics' version.
 inline I16v dot(I16v acc, U64v w, const int8_t* x) {
     int32_t four;

@@ -8,17 +8,13 @@
 
 namespace understudy {
 
-// Activations as 8-bit levels, quantized as llama.cpp does it, so that both see the same numbers.
-//   groups of 32 (for Q4_0, Q8_0): scale = max|x| / 127, rounded to fp16 where it multiplies; error <= scale / 2.
-//   groups of 256 (for K-quants): scale = -(x of the largest magnitude) / 127, fp32.
-// Rows are padded with zeros to the weights' blocks.
+// Activations as 8-bit levels in groups of 256, padded with zeros: scale = max|x| / 127 (fp32), error <= scale / 2.
 constexpr int64_t kSumsIn256 = 24;
 struct QuantizedRows {
-    int64_t stride = 0;        // levels of a row, a multiple of 64 or 256
+    int64_t stride = 0;        // levels of a row, a multiple of 256
     int8_t* levels = nullptr;  // (M, stride)
-    float* scales = nullptr;   // (M, stride / 32) or (M, stride / 256)
-    // Negated sums of the levels: by 32, (M, stride / 32); or of each 256 first 16 by 16, then 8 by 32, (M, stride / 256, 24).
-    int32_t* sums = nullptr;
+    float* scales = nullptr;   // (M, stride / 256)
+    int32_t* sums = nullptr;   // negated sums of each 256 levels, first 16 by 16, then 8 by 32: (M, stride / 256, 24)
 };
 
 // Tokens in a block of the KV cache. In a block each KV head has, one after the other:
@@ -31,8 +27,8 @@ inline int64_t head_block_bytes(int64_t head_dim, bool is_8bit) {
 }
 
 // Memory for the panel that the batched kernel unpacks, one a thread.
-constexpr int64_t kChunkInputs = 1024;
-constexpr int64_t kScratchBytes = kChunkInputs * 64 + kChunkInputs / 16 * 64 * 8 + kChunkInputs / 32 * 64 * 16;
+constexpr int64_t kChunkInputs = 3072;
+constexpr int64_t kScratchBytes = kChunkInputs * (64 + 2 * 16);
 
 constexpr int64_t kPlaneRows = 6;  // query rows that share what is read
 
@@ -54,8 +50,7 @@ struct Kernels {
     const char* name;
 
     // x (D) to levels, scales and sums of one row; `stride` >= D.
-    void (*quantize_32)(const float* x, int64_t size, int64_t stride, int8_t* levels, float* scales, int32_t* sums);
-    void (*quantize_256)(const float* x, int64_t size, int64_t stride, int8_t* levels, float* scales, int32_t* sums);
+    void (*quantize)(const float* x, int64_t size, int64_t stride, int8_t* levels, float* scales, int32_t* sums);
 
     // y[m, 16 p + r] = row (16 p + r) of W times x[m], for panels [begin, end). y has room for whole panels: its stride
     // is >= 16 * W.panels(). Every y is the same bit for bit whatever M is: a fixed order of exact integer sums and

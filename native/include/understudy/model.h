@@ -86,12 +86,12 @@ private:
         std::array<Matrix, kNumSlots> matrices;
         std::array<Norm, 2> norms;
     };
-    // Activations of a step that enter matrices: floats, and levels by 32 or 256 as the matrices want them.
+    // Activations of a step that enter matrices: floats, and levels where a matrix wants them.
     struct Input {
         int64_t size = 0;
         float* floats = nullptr;
-        QuantizedRows by_32, by_256;
-        bool wants_32 = false, wants_256 = false;
+        QuantizedRows quantized;
+        bool wants_levels = false;
     };
     struct Token {
         int64_t stretch, position;

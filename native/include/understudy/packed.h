@@ -31,7 +31,6 @@ struct BlockShape {
 BlockShape block_shape(Kind kind);
 
 inline bool is_float(Kind kind) { return kind == Kind::F32 || kind == Kind::F16 || kind == Kind::BF16; }
-inline bool is_k_quant(Kind kind) { return kind == Kind::Q4_K || kind == Kind::Q6_K; }
 
 // One matrix, y = W x, W of shape (rows, cols).
 struct PackedMatrix {

@@ -17,29 +17,20 @@ _QUERY_BLOCK = 256
 
 
 def rounded_activations(x: _F32, kind: StorageType) -> _F32:
-    """What the native kernels multiply weights of a format by: activations rounded to 8 bits, as llama.cpp does.
+    """What the native kernels multiply quantized weights by: activations rounded to 8 bits in groups of 256.
 
-    Q4_0 and Q8_0 take groups of 32, scale max|x| / 127, which multiplies as fp16; K-quants groups of 256, scale
-    -(x of largest magnitude) / 127. Halves round to even. Float formats take x as it is.
+    The scale is max|x| / 127; halves round to even. Float formats take x as it is.
 
     Args:
-        x: (T, C); C a multiple of the group.
+        x: (T, C); the last group may be shorter.
         kind: format of the weights.
     """
     if kind in (StorageType.F32, StorageType.F16, StorageType.BF16):
         return x
-    size = 32 if kind in (StorageType.Q4_0, StorageType.Q8_0) else 256
-    groups = x.reshape(len(x), -1, size)
-    peak = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[..., None], axis=2)
-    with np.errstate(divide="ignore"):
-        if size == 32:
-            scale = np.abs(peak) / np.float32(127)
-            inverse = np.where(scale > 0, np.float32(1) / scale, np.float32(0))
-            scale = scale.astype(np.float16).astype(np.float32)
-        else:
-            inverse = np.where(peak != 0, np.float32(-127) / peak, np.float32(0))
-            scale = np.where(peak != 0, np.float32(1) / inverse, np.float32(0))
-    rounded: _F32 = (np.rint(groups * inverse) * scale).astype(np.float32).reshape(x.shape)
+    groups = np.pad(x, ((0, 0), (0, -x.shape[1] % 256))).reshape(len(x), -1, 256)
+    peak = np.abs(groups).max(axis=2, keepdims=True)
+    inverse = np.divide(np.float32(127), peak, where=peak > 0, out=np.zeros_like(peak))
+    rounded: _F32 = (np.rint(groups * inverse) * (peak / np.float32(127))).reshape(len(x), -1)[:, : x.shape[1]]
     return rounded
 
 
