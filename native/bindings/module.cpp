@@ -1,6 +1,7 @@
 // The Python border: shapes, sizes and indices are checked here, once; the interpreter's lock is released inside.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -64,33 +65,42 @@ Result forward(Model& model, KvPool& pool, MutableFloats2 x, const Ints1& past, 
 }
 
 // One product, for tests and benchmarks of the kernels: (M, cols) times the transposed matrix.
-Result matmul(int kind, int64_t rows, int64_t cols, const Bytes& source, const Floats2& x, const std::string& name) {
+//   is_neuron_major: x >= 0; without skips_zeros all lines are read.
+Result matmul(int kind, int64_t rows, int64_t cols, const Bytes& source, const Floats2& x, const std::string& name, bool is_neuron_major,
+              bool skips_zeros) {
     const Kernels& kernels = find_kernels(name);
     auto type = static_cast<Kind>(kind);
-    BlockShape shape = block_shape(type);
-    check_source(type, rows, cols, source.size());
+    PackedMatrix w = plan_matrix(type, rows, cols, source.size(), is_neuron_major);
     require(static_cast<int64_t>(x.shape(1)) == cols, "x is not (M, cols)");
-    PackedMatrix w{type, rows, cols, (cols + shape.inputs - 1) / shape.inputs, nullptr};
     auto num_rows = static_cast<int64_t>(x.shape(0));
-    Buffer packed(packed_bytes(type, rows, cols)), scratch(static_cast<size_t>(kScratchBytes));
-    pack_panels(type, rows, cols, source.data(), 0, w.panels(), packed.data());
+    int64_t units = is_neuron_major ? w.tiles() : w.panels();
+    Buffer packed(w.bytes()), scratch(static_cast<size_t>(kScratchBytes));
+    pack(w, source.data(), 0, units, packed.data());
     w.data = packed.data();
-    int64_t stride = w.panels() * kPanelRows;
+    int64_t stride = units * (is_neuron_major ? kTileRows : kPanelRows);
     Buffer y(static_cast<size_t>(num_rows * stride) * sizeof(float));
     if (is_float(type)) {
-        kernels.matmul_float(w, x.data(), cols, num_rows, 0, w.panels(), y.as<float>(), stride);
+        kernels.matmul_float(w, x.data(), cols, num_rows, 0, units, y.as<float>(), stride);
     } else {
         QuantizedRows q;
         q.stride = (cols + 255) / 256 * 256;
-        int64_t groups = num_rows * q.stride / 256;
+        int64_t groups = num_rows * q.stride / 256, bunches = (num_rows + kBunchRows - 1) / kBunchRows;
         Buffer levels(static_cast<size_t>(256 * groups)), scales(static_cast<size_t>(4 * groups)), sums(static_cast<size_t>(4 * kSumsIn256 * groups));
+        Buffer lines(static_cast<size_t>(bunches * active_bytes(q.stride)));
         q.levels = levels.as<int8_t>();
         q.scales = scales.as<float>();
         q.sums = sums.as<int32_t>();
         for (int64_t m = 0; m < num_rows; ++m)
-            kernels.quantize(x.data() + m * cols, cols, q.stride, q.levels + m * q.stride, q.scales + m * q.stride / 256,
-                             q.sums + m * q.stride / 256 * kSumsIn256);
-        kernels.matmul(w, q, num_rows, 0, w.panels(), y.as<float>(), stride, scratch.data());
+            (is_neuron_major ? kernels.quantize_unsigned : kernels.quantize)(x.data() + m * cols, cols, q.stride, q.levels + m * q.stride,
+                                                                             q.scales + m * q.stride / 256, q.sums + m * q.stride / 256 * kSumsIn256);
+        std::vector<ActiveLines> active;
+        for (int64_t i = 0; is_neuron_major && i < bunches; ++i) {
+            uint8_t* at = lines.data() + i * active_bytes(q.stride);
+            active.push_back({at, at + q.stride / 32, at + q.stride / 32 + q.stride});
+            find_active(q, i * kBunchRows, std::min(kBunchRows, num_rows - i * kBunchRows), skips_zeros, 0, q.stride / 32, active.back());
+        }
+        if (is_neuron_major) kernels.matmul_neurons(w, q, active.data(), num_rows, 0, units, y.as<float>(), stride, scratch.data());
+        else kernels.matmul(w, q, num_rows, 0, units, y.as<float>(), stride, scratch.data());
     }
     Result out = new_array(static_cast<size_t>(num_rows), static_cast<size_t>(rows));
     for (int64_t m = 0; m < num_rows; ++m)
@@ -109,7 +119,7 @@ NB_MODULE(_native, m) {
         for (int i = 0; i < count; ++i) names.emplace_back(found[i]->name);
         return names;
     });
-    m.def("matmul", &matmul, "kind"_a, "rows"_a, "cols"_a, "source"_a, "x"_a, "kernels"_a);
+    m.def("matmul", &matmul, "kind"_a, "rows"_a, "cols"_a, "source"_a, "x"_a, "kernels"_a, "is_neuron_major"_a = false, "skips_zeros"_a = true);
 
     nb::class_<ModelShape>(m, "ModelShape")
         .def("__init__",
@@ -154,6 +164,14 @@ NB_MODULE(_native, m) {
             model.set_norm(layer, which, span_of(gain), span_of(bias));
         })
         .def("forward", &forward, "pool"_a, "x"_a, "past"_a, "num_tokens"_a, "num_logits"_a, "tables"_a)
+        .def("set_skip_zeros", &Model::set_skip_zeros, "skips"_a)
+        .def("set_census", &Model::set_census, "counts"_a)
+        .def("census",
+             [](const Model& model) {
+                 std::vector<std::pair<int64_t, int64_t>> found;
+                 for (auto [total, zeros] : model.census()) found.emplace_back(total, zeros);
+                 return found;
+             })
         .def_prop_ro("weight_bytes", &Model::weight_bytes)
         .def_prop_ro("kernels", &Model::kernels)
         .def_prop_ro("num_threads", &Model::num_threads);

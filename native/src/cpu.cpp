@@ -1,4 +1,4 @@
-// Which kernels this CPU runs, and fp16 for machines without it.
+// Which kernels this CPU runs, and what needs no instruction set of its own: active lines, fp16.
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -29,6 +29,26 @@ const Kernels& find_kernels(const std::string& name) {
     for (int i = 0; i < count; ++i)
         if (name.empty() || name == found[i]->name) return *found[i];
     throw std::invalid_argument("this CPU has no kernels named " + name);
+}
+
+void find_active(const QuantizedRows& x, int64_t first, int64_t count, bool skips_zeros, int64_t begin, int64_t end, const ActiveLines& to) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+        uint8_t* order = to.order + 32 * unit;
+        const int8_t* from = x.levels + first * x.stride + 32 * unit;
+        int64_t found = 0;
+        for (int64_t i = 0; i < 32; ++i) {
+            int any = 0;
+            for (int64_t m = 0; m < count; ++m) any |= from[m * x.stride + i];
+            order[found] = static_cast<uint8_t>(i);
+            found += any != 0 || !skips_zeros;
+        }
+        int64_t quads = (found + 3) / 4;
+        to.quads[unit] = static_cast<uint8_t>(quads);
+        for (int64_t i = found; i < 4 * quads; ++i) order[i] = 0;
+        for (int64_t m = 0; m < count; ++m)
+            for (int64_t i = 0; i < 4 * quads; ++i)
+                to.levels[m * x.stride + 32 * unit + i] = i < found ? static_cast<uint8_t>(from[m * x.stride + order[i]]) : uint8_t{0};
+    }
 }
 
 float half_to_float(uint16_t bits) {

@@ -10,7 +10,7 @@ struct Q4_0 {
     static constexpr int64_t inputs = 64, bytes = 576, pair_bytes = 64;
     static constexpr int group = 32;
     static constexpr int zero_bits = 3;  // the level that means zero is 1 << 3
-    static constexpr bool is_wide = false, has_minimum = false;
+    static constexpr bool is_neuron_major = false, is_wide = false, has_minimum = false;
     // Quads 2 j and 2 j + 1 of a block.
     static inline void quads(const uint8_t* block, int64_t j, U64v& a, U64v& b) {
         U64v w = u_load(block + 64 * j);
@@ -27,7 +27,7 @@ struct Q8_0 {
     static constexpr int64_t inputs = 64, bytes = 1088, pair_bytes = 128;
     static constexpr int group = 32;
     static constexpr int zero_bits = 7;
-    static constexpr bool is_wide = true, has_minimum = false;
+    static constexpr bool is_neuron_major = false, is_wide = true, has_minimum = false;
     static inline void quads(const uint8_t* block, int64_t j, U64v& a, U64v& b) {
         a = u_load(block + 128 * j);
         b = u_load(block + 128 * j + 64);
@@ -42,7 +42,7 @@ struct Q4_K {
     static constexpr int64_t inputs = 256, bytes = 2304, pair_bytes = 64;
     static constexpr int group = 32;
     static constexpr int zero_bits = 0;  // none
-    static constexpr bool is_wide = false, has_minimum = true;
+    static constexpr bool is_neuron_major = false, is_wide = false, has_minimum = true;
     static inline void quads(const uint8_t* block, int64_t j, U64v& a, U64v& b) { Q4_0::quads(block, j, a, b); }
     // Integer scales and minima of 16 rows, group g in lane g % 4 of vector g / 4.
     struct Scales {
@@ -62,7 +62,7 @@ struct Q6_K {
     static constexpr int64_t inputs = 256, bytes = 3392, pair_bytes = 64;
     static constexpr int group = 16;
     static constexpr int zero_bits = 5;
-    static constexpr bool is_wide = false, has_minimum = false;
+    static constexpr bool is_neuron_major = false, is_wide = false, has_minimum = false;
     static inline void quads(const uint8_t* block, int64_t j, U64v& a, U64v& b) {
         U64v low = u_load(block + 64 * j), high = u_load(block + 2048 + 64 * (j / 2));
         a = j % 2 ? u_merge<0>(u_and(low, 15), high) : u_merge<4>(u_and(low, 15), high);

@@ -5,12 +5,13 @@
 #include "elementwise_impl.h"
 #include "float_matmul_impl.h"
 #include "matmul_impl.h"
+#include "neurons_impl.h"
 
 namespace understudy {
 namespace {
 
 constexpr Kernels table(const char* name) {
-    return {name, quantize, matmul, matmul_float, layer_norm, add, relu2, attend_8bit, attend_16bit,
+    return {name, quantize_to<127>, quantize_to<255>, matmul, matmul_neurons, matmul_float, layer_norm, add, relu2, attend_8bit, attend_16bit,
             store_8bit, store_16bit};
 }
 

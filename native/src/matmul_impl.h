@@ -19,8 +19,8 @@ template <int... I, class Work> inline __attribute__((always_inline)) void unrol
 }
 
 template <class Format> inline I16v product(I16v acc, U64v w, const int8_t* x) {
-    if constexpr (Format::is_wide) return dot_wide(acc, w, x);
-    else return dot(acc, w, x);
+    if constexpr (Format::is_neuron_major) return Format::is_wide ? dot_unsigned_wide(acc, w, x) : dot_unsigned(acc, w, x);
+    else return Format::is_wide ? dot_wide(acc, w, x) : dot(acc, w, x);
 }
 
 // What turns sums over unsigned levels into sums over signed ones.
@@ -111,8 +111,6 @@ void few_rows(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, i
         }
     }
 }
-
-constexpr int64_t kManyRows = 20;  // from here on unpacking pays (measured)
 
 // ---- many rows: kTilePanels panels are unpacked once for a stretch of inputs, then every token tile runs over them ----
 
@@ -224,7 +222,7 @@ void many_rows(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, 
 
 template <class Format>
 inline void matmul_as(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, int64_t begin, int64_t end, float* y, int64_t y_stride, uint8_t* scratch) {
-    if (num_rows < kManyRows) few_rows<Format>(w, x, num_rows, begin, end, y, y_stride);
+    if (reads_lines(num_rows)) few_rows<Format>(w, x, num_rows, begin, end, y, y_stride);
     else many_rows<Format>(w, x, num_rows, begin, end, y, y_stride, scratch);
 }
 

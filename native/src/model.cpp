@@ -33,16 +33,15 @@ Model::Model(const ModelShape& shape, int num_threads, const std::string& kernel
     qkv_stride_ = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
 }
 
-void Model::pack(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source) {
-    BlockShape block = block_shape(kind);
-    check_source(kind, rows, cols, source.size());
-    to.memory = Buffer(packed_bytes(kind, rows, cols));
-    to.packed = {kind, rows, cols, (cols + block.inputs - 1) / block.inputs, to.memory.data()};
-    int64_t panels = to.packed.panels();
+void Model::fill(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source, bool is_neuron_major) {
+    to.packed = plan_matrix(kind, rows, cols, source.size(), is_neuron_major);
+    to.memory = Buffer(to.packed.bytes());
+    int64_t units = is_neuron_major ? to.packed.tiles() : to.packed.panels();
     team_.run([&](int member) {
-        auto [begin, end] = share(panels, member);
-        pack_panels(kind, rows, cols, source.data(), begin, end, to.memory.data());
+        auto [begin, end] = share(units, member);
+        pack(to.packed, source.data(), begin, end, to.memory.data());
     });
+    to.packed.data = to.memory.data();
 }
 
 void Model::set_matrix(int64_t layer, Slot slot, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source) {
@@ -51,12 +50,12 @@ void Model::set_matrix(int64_t layer, Slot slot, Kind kind, int64_t rows, int64_
                                                                        {shape_.hidden, heads}, {shape_.mlp, shape_.hidden}, {shape_.hidden, shape_.mlp}}};
     if (layer < 0 || layer >= shape_.num_layers || shapes.at(static_cast<size_t>(slot)) != std::pair(rows, cols))
         throw std::invalid_argument("a matrix does not fit the model's shape");
-    pack(layers_[static_cast<size_t>(layer)].matrices[static_cast<size_t>(slot)], kind, rows, cols, source);
+    fill(layers_[static_cast<size_t>(layer)].matrices[static_cast<size_t>(slot)], kind, rows, cols, source, slot == Slot::Down && has_lines(kind));
 }
 
 void Model::set_head(Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source) {
     if (rows != shape_.vocab || cols != shape_.hidden) throw std::invalid_argument("the head does not fit the model's shape");
-    pack(head_, kind, rows, cols, source);
+    fill(head_, kind, rows, cols, source, false);
 }
 
 void Model::set_norm(int64_t layer, int which, std::span<const float> gain, std::span<const float> bias) {
@@ -131,11 +130,19 @@ void Model::prepare(std::span<const Stretch> stretches) {
     qkv_.reserve(rows * static_cast<size_t>(qkv_stride_) * floats);
     mixed_.reserve(rows * static_cast<size_t>(shape_.num_heads * shape_.head_dim) * floats);
     hidden_.reserve(rows * static_cast<size_t>(up_to(shape_.mlp, 16)) * floats);
-    output_.reserve(std::max(rows * static_cast<size_t>(up_to(shape_.hidden, 16)),
+    output_.reserve(std::max(rows * static_cast<size_t>(up_to(shape_.hidden, kTileRows)),
                              logit_rows_.size() * static_cast<size_t>(up_to(shape_.vocab, 16))) * floats);
     picked_.reserve(std::max<size_t>(1, logit_rows_.size()) * static_cast<size_t>(shape_.hidden) * floats);
     int64_t widest = up_to(std::max({shape_.hidden, shape_.mlp, shape_.num_heads * shape_.head_dim}), 256);
     levels_.reserve(rows * static_cast<size_t>(widest + widest / 256 * 4 * (1 + kSumsIn256)) + 192);
+    active_.clear();
+    int64_t line_stride = up_to(shape_.mlp, 256);
+    int64_t bunches = reads_lines(num_tokens) ? (num_tokens + kBunchRows - 1) / kBunchRows : 0;
+    lines_.reserve(static_cast<size_t>(bunches * active_bytes(line_stride)));
+    for (int64_t i = 0; i < bunches; ++i) {
+        uint8_t* at = lines_.data() + i * active_bytes(line_stride);
+        active_.push_back({at, at + line_stride / 32, at + line_stride / 32 + line_stride});
+    }
     auto members = static_cast<size_t>(team_.size());
     scores_.reserve(members * static_cast<size_t>(attention_floats(group)) * floats);
     scratch_.reserve(members * static_cast<size_t>(up_to(kScratchBytes, 64)));
@@ -145,7 +152,10 @@ Model::Input Model::input_for(std::initializer_list<const Matrix*> matrices, flo
     Input input;
     input.size = size;
     input.floats = floats;
-    for (const Matrix* matrix : matrices) input.wants_levels |= !is_float(matrix->packed.kind);
+    for (const Matrix* matrix : matrices) {
+        input.wants_levels |= !is_float(matrix->packed.kind);
+        input.is_unsigned |= matrix->packed.is_neuron_major;
+    }
     if (!input.wants_levels) return input;
     uint8_t* at = memory.data();
     auto take = [&](int64_t bytes) { return std::exchange(at, at + up_to(bytes, 64)); };
@@ -157,28 +167,39 @@ Model::Input Model::input_for(std::initializer_list<const Matrix*> matrices, flo
     return input;
 }
 
-// Levels of all rows, split over the members by stretches of 256 inputs.
+// Levels of all rows, and their active lines, split over the members by bunches of rows and stretches of 256 inputs.
 void Model::quantize(const Input& input, int64_t num_rows, int member) {
     const QuantizedRows& rows = input.quantized;
-    int64_t units = rows.stride / 256;
-    auto [begin, end] = share(num_rows * units, member);
+    auto kernel = input.is_unsigned ? kernels_->quantize_unsigned : kernels_->quantize;
+    int64_t units = rows.stride / 256, bunches = (num_rows + kBunchRows - 1) / kBunchRows;
+    auto [begin, end] = share(bunches * units, member);
     for (int64_t i = begin; i < end; ++i) {
-        int64_t row = i / units, at = i % units * 256;
-        kernels_->quantize(input.floats + row * input.size + at, std::min<int64_t>(256, input.size - at), 256, rows.levels + 256 * i,
-                           rows.scales + i, rows.sums + kSumsIn256 * i);
+        int64_t bunch = i / units, unit = i % units, first = bunch * kBunchRows, count = std::min(kBunchRows, num_rows - first);
+        for (int64_t row = first; row < first + count; ++row) {
+            int64_t number = row * units + unit;
+            kernel(input.floats + row * input.size + 256 * unit, std::min<int64_t>(256, input.size - 256 * unit), 256, rows.levels + 256 * number,
+                   rows.scales + number, rows.sums + kSumsIn256 * number);
+        }
+        if (input.is_unsigned && reads_lines(num_rows))
+            find_active(rows, first, count, skips_zeros_, 8 * unit, 8 * unit + 8, active_[static_cast<size_t>(bunch)]);
     }
 }
 
 // This member's panels of y = W x; returns the columns of y that it wrote.
 std::pair<int64_t, int64_t> Model::multiply(const Matrix& matrix, const Input& input, int64_t num_rows, int member, float* y, int64_t stride) {
     const PackedMatrix& w = matrix.packed;
+    uint8_t* scratch = scratch_.data() + member * up_to(kScratchBytes, 64);
+    if (w.is_neuron_major) {
+        auto [from, to] = share(w.tiles(), member);
+        kernels_->matmul_neurons(w, input.quantized, active_.data(), num_rows, from, to, y, stride, scratch);
+        return {from * kTileRows, std::min(to * kTileRows, w.rows)};
+    }
     int64_t grain = num_rows > 4 ? 4 : 1, panels = w.panels();
     auto [first, last] = share((panels + grain - 1) / grain, member);
     int64_t begin = first * grain, end = std::min(last * grain, panels);
     if (is_float(w.kind)) kernels_->matmul_float(w, input.floats, input.size, num_rows, begin, end, y, stride);
     else
-        kernels_->matmul(w, input.quantized, num_rows, begin, end, y, stride,
-                         scratch_.data() + member * up_to(kScratchBytes, 64));
+        kernels_->matmul(w, input.quantized, num_rows, begin, end, y, stride, scratch);
     return {begin * kPanelRows, std::min(end * kPanelRows, w.rows)};
 }
 
@@ -262,10 +283,24 @@ void Model::forward(KvPool& pool, std::span<const Stretch> stretches, float* x, 
     team_.run(work);
 }
 
+void Model::set_census(bool counts) {
+    std::lock_guard lock(mutex_);
+    counts_ = counts;
+    if (counts) census_.assign(layers_.size(), {});
+}
+
+void Model::count(Census& census, const float* activations, int64_t from, int64_t to, int64_t stride) {
+    int64_t zeros = 0;
+    for (size_t m = 0; m < tokens_.size(); ++m)
+        zeros += std::count(activations + static_cast<int64_t>(m) * stride + from, activations + static_cast<int64_t>(m) * stride + to, 0.0f);
+    std::atomic_ref(census.zeros) += zeros;
+    std::atomic_ref(census.total) += static_cast<int64_t>(tokens_.size()) * (to - from);
+}
+
 void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits) {
     auto rows = static_cast<int64_t>(tokens_.size());
     int64_t hidden = shape_.hidden, heads = shape_.num_heads * shape_.head_dim, kv = shape_.num_kv_heads * shape_.head_dim;
-    int64_t mlp_stride = up_to(shape_.mlp, 16), out_stride = up_to(hidden, 16);
+    int64_t mlp_stride = up_to(shape_.mlp, 16), out_stride = up_to(hidden, kTileRows);
     float *normed = normed_.as<float>(), *qkv = qkv_.as<float>(), *mixed = mixed_.as<float>();
     float *activations = hidden_.as<float>(), *output = output_.as<float>();
     // y = W input, added to the residual stream; a member adds the columns that it made.
@@ -306,6 +341,7 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         enter(input);
         auto [from, to] = multiply(matrix(Slot::Up), input, rows, member, activations, mlp_stride);
         for (int64_t m = 0; m < rows; ++m) kernels_->relu2(activations + m * mlp_stride + from, to - from);
+        if (counts_) count(census_[static_cast<size_t>(i)], activations, from, to, mlp_stride);
         team_.barrier();
         input = input_for({&matrix(Slot::Down)}, activations, mlp_stride, rows, levels_);
         enter(input);

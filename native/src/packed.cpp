@@ -1,7 +1,9 @@
 #include "understudy/packed.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 namespace understudy {
 namespace {
@@ -35,14 +37,23 @@ void put_q8_0(uint8_t* block, int64_t row, Row source, int64_t groups) {
     }
 }
 
+// Scale and minimum of group g of a Q4_K block.
+std::pair<int, int> steps_of(Row block, int64_t g) {
+    Row packed = block + 4;
+    if (g < 4) return {packed[g] & 63, packed[g + 4] & 63};
+    return {(packed[g + 4] & 15) | (packed[g - 4] >> 6) << 4, packed[g + 4] >> 4 | (packed[g] >> 6) << 4};
+}
+int q4_k_level(Row block, int64_t i) {
+    uint8_t byte = block[16 + i / 64 * 32 + i % 32];
+    return i / 32 % 2 ? byte >> 4 : byte & 15;
+}
+
 void put_q4_k(uint8_t* block, int64_t row, Row source) {
     std::memcpy(block + 2048 + 2 * row, source, 2);
     std::memcpy(block + 2080 + 2 * row, source + 2, 2);
-    Row packed = source + 4, nibbles = source + 16;
     uint8_t *a = block + 2112, *b = a + 64, *c = b + 64;
     for (int64_t g = 0; g < 8; ++g) {
-        int scale = g < 4 ? packed[g] & 63 : (packed[g + 4] & 15) | (packed[g - 4] >> 6) << 4;
-        int minimum = g < 4 ? packed[g + 4] & 63 : packed[g + 4] >> 4 | (packed[g] >> 6) << 4;
+        auto [scale, minimum] = steps_of(source, g);
         int64_t at = 16 * (g % 4) + row;
         if (g < 4) {
             a[at] = static_cast<uint8_t>((a[at] & 0xC0) | scale);
@@ -54,10 +65,7 @@ void put_q4_k(uint8_t* block, int64_t row, Row source) {
             c[at] = static_cast<uint8_t>((c[at] & 0x3F) | (minimum >> 4 & 3) << 6);
         }
     }
-    put_nibbles(block, row, 256, [&](int64_t i) {
-        uint8_t byte = nibbles[i / 64 * 32 + i % 32];
-        return i / 32 % 2 ? byte >> 4 : byte & 15;
-    });
+    put_nibbles(block, row, 256, [&](int64_t i) { return q4_k_level(source, i); });
 }
 
 void put_q6_k(uint8_t* block, int64_t row, Row source) {
@@ -81,6 +89,52 @@ void put_float(uint8_t* panel, int64_t row, Row source, int64_t cols, int64_t si
     for (int64_t i = 0; i < cols; ++i) std::memcpy(panel + (16 * i + row) * size, source + i * size, static_cast<size_t>(size));
 }
 
+void put_blocks(const PackedMatrix& matrix, uint8_t* panel, int64_t row, Row source) {
+    BlockShape shape = block_shape(matrix.kind);
+    for (int64_t b = 0; b < matrix.blocks; ++b) {
+        uint8_t* block = panel + b * shape.panel_bytes;
+        Row from = source + b * shape.source_bytes;
+        int64_t groups = matrix.cols - 64 * b < 64 ? 1 : 2;
+        if (matrix.kind == Kind::Q4_0) put_q4_0(block, row, from, groups);
+        if (matrix.kind == Kind::Q8_0) put_q8_0(block, row, from, groups);
+        if (matrix.kind == Kind::Q4_K) put_q4_k(block, row, from);
+        if (matrix.kind == Kind::Q6_K) put_q6_k(block, row, from);
+    }
+}
+
+// One row of a neuron-major tile: a byte or nibble of every line.
+void put_lines(const PackedMatrix& matrix, uint8_t* tile, int64_t row, Row source) {
+    int64_t in_half = row % 64, position = 16 * (in_half / 4 % 4) + 4 * (in_half / 16) + in_half % 4;
+    int shift = row < 64 ? 0 : 4;
+    auto put_nibble = [&](uint8_t* line, int value) { line[position] = static_cast<uint8_t>(line[position] | value << shift); };
+    for (int64_t b = 0; b < matrix.blocks; ++b) {
+        uint8_t* block = tile + b * line_block_bytes(matrix.kind);
+        if (matrix.kind == Kind::Q4_K) {
+            Row from = source + 144 * b;
+            std::memcpy(block + 2 * row, from, 2);
+            std::memcpy(block + 256 + 2 * row, from + 2, 2);
+            for (int64_t g = 0; g < 8; ++g) {
+                auto [scale, minimum] = steps_of(from, g);
+                block[512 + 128 * g + row] = static_cast<uint8_t>(scale);
+                block[1536 + 128 * g + row] = static_cast<uint8_t>(minimum);
+            }
+            for (int64_t i = 0; i < 256; ++i) put_nibble(block + 2560 + 64 * i, q4_k_level(from, i));
+            continue;
+        }
+        bool is_wide = matrix.kind == Kind::Q8_0;
+        for (int64_t g = 8 * b; g < std::min(8 * b + 8, matrix.cols / 32); ++g) {
+            Row from = source + (is_wide ? 34 : 18) * g;
+            uint8_t* group = block + (g - 8 * b) * (is_wide ? 4352 : 2304);
+            std::memcpy(group + 2 * row, from, 2);
+            for (int64_t i = 0; i < 32; ++i) {
+                uint8_t* line = group + 256 + (is_wide ? 128 : 64) * i;
+                if (is_wide) line[(row < 64 ? 0 : 64) + position] = from[2 + i];
+                else put_nibble(line, i < 16 ? from[2 + i] & 15 : from[2 + i - 16] >> 4);
+            }
+        }
+    }
+}
+
 }  // namespace
 
 BlockShape block_shape(Kind kind) {
@@ -96,42 +150,30 @@ BlockShape block_shape(Kind kind) {
     throw std::invalid_argument("a weight format that the native kernels do not know");
 }
 
-void check_source(Kind kind, int64_t rows, int64_t cols, size_t bytes) {
+PackedMatrix plan_matrix(Kind kind, int64_t rows, int64_t cols, size_t source_bytes, bool is_neuron_major) {
     BlockShape shape = block_shape(kind);
     int64_t unit = kind == Kind::Q4_0 || kind == Kind::Q8_0 ? 32 : shape.inputs;
     if (rows < 1 || cols < 1 || cols % unit) throw std::invalid_argument("a matrix's rows do not fill their blocks");
-    if (static_cast<int64_t>(bytes) != rows * (cols * shape.source_bytes / shape.inputs))
+    if (static_cast<int64_t>(source_bytes) != rows * (cols * shape.source_bytes / shape.inputs))
         throw std::invalid_argument("a matrix has another size than its shape says");
+    if (is_neuron_major && !has_lines(kind)) throw std::invalid_argument("this weight format has no neuron-major layout");
+    int64_t inputs = is_neuron_major ? 256 : shape.inputs;
+    return {kind, rows, cols, (cols + inputs - 1) / inputs, nullptr, is_neuron_major};
 }
 
-size_t packed_bytes(Kind kind, int64_t rows, int64_t cols) {
-    BlockShape shape = block_shape(kind);
-    int64_t blocks = (cols + shape.inputs - 1) / shape.inputs;
-    return static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows * blocks * shape.panel_bytes);
-}
-
-void pack_panels(Kind kind, int64_t rows, int64_t cols, const uint8_t* source, int64_t begin, int64_t end, uint8_t* out) {
-    BlockShape shape = block_shape(kind);
-    int64_t blocks = (cols + shape.inputs - 1) / shape.inputs;
-    int64_t row_bytes = cols * shape.source_bytes / shape.inputs;
-    for (int64_t p = begin; p < end; ++p) {
-        uint8_t* panel = out + p * blocks * shape.panel_bytes;
-        std::memset(panel, 0, static_cast<size_t>(blocks * shape.panel_bytes));
-        for (int64_t r = 0; r < kPanelRows && p * kPanelRows + r < rows; ++r) {
-            Row row = source + (p * kPanelRows + r) * row_bytes;
-            if (is_float(kind)) {
-                put_float(panel, r, row, cols, shape.source_bytes);
-                continue;
-            }
-            for (int64_t b = 0; b < blocks; ++b) {
-                uint8_t* block = panel + b * shape.panel_bytes;
-                Row from = row + b * shape.source_bytes;
-                int64_t groups = cols - 64 * b < 64 ? 1 : 2;
-                if (kind == Kind::Q4_0) put_q4_0(block, r, from, groups);
-                if (kind == Kind::Q8_0) put_q8_0(block, r, from, groups);
-                if (kind == Kind::Q4_K) put_q4_k(block, r, from);
-                if (kind == Kind::Q6_K) put_q6_k(block, r, from);
-            }
+void pack(const PackedMatrix& matrix, const uint8_t* source, int64_t begin, int64_t end, uint8_t* out) {
+    BlockShape shape = block_shape(matrix.kind);
+    int64_t row_bytes = matrix.cols * shape.source_bytes / shape.inputs;
+    int64_t unit_bytes = matrix.is_neuron_major ? matrix.tile_bytes() : matrix.panel_bytes();
+    int64_t unit_rows = matrix.is_neuron_major ? kTileRows : kPanelRows;
+    for (int64_t unit = begin; unit < end; ++unit) {
+        uint8_t* to = out + unit * unit_bytes;
+        std::memset(to, 0, static_cast<size_t>(unit_bytes));
+        for (int64_t r = 0; r < unit_rows && unit * unit_rows + r < matrix.rows; ++r) {
+            Row row = source + (unit * unit_rows + r) * row_bytes;
+            if (matrix.is_neuron_major) put_lines(matrix, to, r, row);
+            else if (is_float(matrix.kind)) put_float(to, r, row, matrix.cols, shape.source_bytes);
+            else put_blocks(matrix, to, r, row);
         }
     }
 }

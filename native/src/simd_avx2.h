@@ -81,6 +81,7 @@ inline void i_store_bytes(int8_t* p, I16v x) {
     i_store(wide, x);
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(wide[i]);
 }
+inline void i_store_unsigned(int8_t* p, I16v x) { i_store_bytes(p, x); }
 inline U64v u_load(const uint8_t* p) { return {_mm256_loadu_si256(at256(p)), _mm256_loadu_si256(at256(p + 32))}; }
 inline void u_store(uint8_t* p, U64v x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
@@ -113,6 +114,33 @@ inline I16v dot_wide(I16v acc, U64v w, const int8_t* x) {
     I16v high = dot(i_set(0), u_right<4>(w), x);
     acc = dot(acc, u_and(w, 15), x);
     return {_mm256_add_epi32(acc.a, _mm256_slli_epi32(high.a, 4)), _mm256_add_epi32(acc.b, _mm256_slli_epi32(high.b, 4))};
+}
+
+// The same with signed w and unsigned x; |w| at most 64, so that the pair sums fit.
+inline I16v dot_unsigned_by(I16v acc, U64v w, __m256i x) {
+    __m256i ones = _mm256_set1_epi16(1);
+    return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w.a), ones)),
+            _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w.b), ones))};
+}
+inline I16v dot_unsigned(I16v acc, U64v w, const int8_t* x) { return dot_unsigned_by(acc, w, four(x)); }
+inline I16v dot_unsigned_wide(I16v acc, U64v w, const int8_t* x) {
+    __m256i v = four(x), mask = _mm256_set1_epi8(15);
+    I16v high = dot_unsigned_by(i_set(0), w, _mm256_and_si256(_mm256_srli_epi16(v, 4), mask));
+    return i_add(dot_unsigned_by(acc, w, _mm256_and_si256(v, mask)), i_left<4>(high));
+}
+// Four vectors to quads: bytes 4 r .. 4 r + 3 of the j-th are byte 16 (r / 4) + 4 j + r % 4 of each.
+inline void u_quads(U64v a, U64v b, U64v c, U64v d, U64v (&out)[4]) {
+    auto half = [](__m256i p, __m256i q, __m256i r, __m256i s, __m256i* to, int64_t step) {
+        __m256i pq = _mm256_unpacklo_epi8(p, q), pq2 = _mm256_unpackhi_epi8(p, q), rs = _mm256_unpacklo_epi8(r, s), rs2 = _mm256_unpackhi_epi8(r, s);
+        to[0] = _mm256_unpacklo_epi16(pq, rs);
+        to[step] = _mm256_unpackhi_epi16(pq, rs);
+        to[2 * step] = _mm256_unpacklo_epi16(pq2, rs2);
+        to[3 * step] = _mm256_unpackhi_epi16(pq2, rs2);
+    };
+    __m256i parts[8];
+    half(a.a, b.a, c.a, d.a, parts, 2);
+    half(a.b, b.b, c.b, d.b, parts + 1, 2);
+    for (int j = 0; j < 4; ++j) out[j] = {parts[2 * j], parts[2 * j + 1]};
 }
 
 }  // namespace

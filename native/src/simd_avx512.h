@@ -52,6 +52,7 @@ template <int N> inline I16v i_lane(U64v x) {  // bytes 16 N .. 16 N + 15
 inline I16v i_load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void i_store(int32_t* p, I16v x) { _mm512_storeu_si512(p, x.v); }
 inline void i_store_bytes(int8_t* p, I16v x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(x.v)); }
+inline void i_store_unsigned(int8_t* p, I16v x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v)); }
 inline U64v u_load(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void u_store(uint8_t* p, U64v x) { _mm512_storeu_si512(p, x.v); }
 inline U64v u_and(U64v x, uint8_t mask) { return {_mm512_and_si512(x.v, _mm512_set1_epi8(static_cast<char>(mask)))}; }
@@ -72,6 +73,24 @@ inline I16v dot(I16v acc, U64v w, const int8_t* x) {
     return acc;
 }
 inline I16v dot_wide(I16v acc, U64v w, const int8_t* x) { return dot(acc, w, x); }
+// The same with signed w and unsigned x.
+inline I16v dot_unsigned(I16v acc, U64v w, const int8_t* x) {
+    int32_t four;
+    std::memcpy(&four, x, 4);
+    __m512i b = _mm512_set1_epi32(four);
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(b), "v"(w.v));
+    return acc;
+}
+inline I16v dot_unsigned_wide(I16v acc, U64v w, const int8_t* x) { return dot_unsigned(acc, w, x); }
+// Four vectors to quads: bytes 4 r .. 4 r + 3 of the j-th are byte 16 (r / 4) + 4 j + r % 4 of each.
+inline void u_quads(U64v a, U64v b, U64v c, U64v d, U64v (&out)[4]) {
+    __m512i ab = _mm512_unpacklo_epi8(a.v, b.v), ab2 = _mm512_unpackhi_epi8(a.v, b.v);
+    __m512i cd = _mm512_unpacklo_epi8(c.v, d.v), cd2 = _mm512_unpackhi_epi8(c.v, d.v);
+    out[0].v = _mm512_unpacklo_epi16(ab, cd);
+    out[1].v = _mm512_unpackhi_epi16(ab, cd);
+    out[2].v = _mm512_unpacklo_epi16(ab2, cd2);
+    out[3].v = _mm512_unpackhi_epi16(ab2, cd2);
+}
 
 }  // namespace
 }  // namespace understudy

@@ -44,6 +44,7 @@ template <int N> inline I16v i_lane(U64v a) { I16v r; LANES r.v[i] = a.v[16 * N 
 inline I16v i_load(const int32_t* p) { I16v r; std::memcpy(r.v, p, 64); return r; }
 inline void i_store(int32_t* p, I16v a) { std::memcpy(p, a.v, 64); }
 inline void i_store_bytes(int8_t* p, I16v a) { LANES p[i] = static_cast<int8_t>(a.v[i]); }
+inline void i_store_unsigned(int8_t* p, I16v a) { i_store_bytes(p, a); }
 inline U64v u_load(const uint8_t* p) { U64v r; std::memcpy(r.v, p, 64); return r; }
 inline void u_store(uint8_t* p, U64v a) { std::memcpy(p, a.v, 64); }
 inline U64v u_and(U64v a, uint8_t mask) { for (auto& b : a.v) b &= mask; return a; }
@@ -61,6 +62,21 @@ inline I16v dot(I16v acc, U64v w, const int8_t* x) {
     return acc;
 }
 inline I16v dot_wide(I16v acc, U64v w, const int8_t* x) { return dot(acc, w, x); }
+// The same with signed w and unsigned x.
+inline I16v dot_unsigned(I16v acc, U64v w, const int8_t* x) {
+    LANES for (int k = 0; k < 4; ++k) acc.v[i] += static_cast<int8_t>(w.v[4 * i + k]) * static_cast<uint8_t>(x[k]);
+    return acc;
+}
+inline I16v dot_unsigned_wide(I16v acc, U64v w, const int8_t* x) { return dot_unsigned(acc, w, x); }
+// Four vectors to quads: bytes 4 r .. 4 r + 3 of the j-th are byte 16 (r / 4) + 4 j + r % 4 of each.
+inline void u_quads(U64v a, U64v b, U64v c, U64v d, U64v (&out)[4]) {
+    for (int j = 0; j < 4; ++j)
+        LANES {
+            int from = 16 * (i / 4) + 4 * j + i % 4;
+            uint8_t quad[4] = {a.v[from], b.v[from], c.v[from], d.v[from]};
+            std::memcpy(out[j].v + 4 * i, quad, 4);
+        }
+}
 #undef LANES
 
 }  // namespace

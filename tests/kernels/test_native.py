@@ -69,6 +69,49 @@ def test_a_row_is_the_same_whatever_shares_its_batch(kind: StorageType, isa: str
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
+_WITH_LINES = (StorageType.Q4_0, StorageType.Q8_0, StorageType.Q4_K)
+
+
+def sparse(rows: int, cols: int, zeros: float) -> npt.NDArray[np.float32]:
+    """Squared ReLUs."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(rows, cols)).astype(np.float32) ** 2
+    x[rng.uniform(size=x.shape) < zeros] = 0
+    x[0, :300] = 0  # whole units, and a whole block of 256
+    return x
+
+
+@pytest.mark.parametrize("isa", kernel_names())
+@pytest.mark.parametrize("kind", _WITH_LINES)
+@pytest.mark.parametrize("rows", [1, 128, 333])
+@pytest.mark.parametrize("num_blocks", [1, 3, 14])
+@pytest.mark.parametrize("num_rows", [1, 7, 29])
+def test_neuron_major(kind: StorageType, isa: str, rows: int, num_blocks: int, num_rows: int) -> None:
+    cols = num_blocks * kind.block_size
+    raw, x = random_weight(kind, rows, cols), sparse(num_rows, cols, 0.7)
+    rounded = rounded_activations(x, kind, levels=255).astype(np.float64)
+    expected = rounded @ dequantize(raw, kind, (rows, cols)).T.astype(np.float64)
+    got = native_module().matmul(int(kind), rows, cols, raw, x, isa, is_neuron_major=True)  # type: ignore[union-attr]
+    np.testing.assert_allclose(got, expected, atol=2e-6 * max(1.0, np.abs(expected).max()), rtol=2e-5)
+
+
+@pytest.mark.parametrize("isa", kernel_names())
+@pytest.mark.parametrize("kind", _WITH_LINES)
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9, 1.0])
+def test_skipping_zeros_changes_no_bit(kind: StorageType, isa: str, zeros: float) -> None:
+    native = native_module()
+    assert native is not None
+    raw, x = random_weight(kind, 300, 3584), sparse(37, 3584, zeros)
+    dense = native.matmul(int(kind), 300, 3584, raw, x, isa, is_neuron_major=True)  # unpacked, as a prompt is read
+    for size in (1, 2, 3, 4, 5, 13):
+        for skips in (True, False):
+            parts = [
+                native.matmul(int(kind), 300, 3584, raw, x[i : i + size], isa, is_neuron_major=True, skips_zeros=skips)
+                for i in range(0, len(x), size)
+            ]
+            np.testing.assert_array_equal(np.concatenate(parts), dense)
+
+
 def test_the_border_names_what_does_not_fit() -> None:
     x = np.ones((1, 32), np.float32)
     raw = random_weight(StorageType.Q4_0, 4, 32)

@@ -9,6 +9,7 @@
 namespace understudy {
 
 // Activations as 8-bit levels in groups of 256, padded with zeros: scale = max|x| / 127 (fp32), error <= scale / 2.
+// Squared ReLUs are never negative, and their range is wide: as unsigned levels, scale = max / 255.
 constexpr int64_t kSumsIn256 = 24;
 struct QuantizedRows {
     int64_t stride = 0;        // levels of a row, a multiple of 256
@@ -16,6 +17,15 @@ struct QuantizedRows {
     float* scales = nullptr;   // (M, stride / 256)
     int32_t* sums = nullptr;   // negated sums of each 256 levels, first 16 by 16, then 8 by 32: (M, stride / 256, 24)
 };
+
+// Which inputs of up to kBunchRows rows are not zero in all of them, for each 32 inputs ("unit").
+constexpr int64_t kBunchRows = 4;
+struct ActiveLines {
+    uint8_t* quads = nullptr;   // (units): how many fours of lines are read
+    uint8_t* order = nullptr;   // (units, 32): which lines; the last four filled up with line 0
+    uint8_t* levels = nullptr;  // (kBunchRows, units * 32): the rows' levels in that order, filled up with zeros
+};
+inline int64_t active_bytes(int64_t stride) { return stride / 32 + stride + kBunchRows * stride; }
 
 // Tokens in a block of the KV cache. In a block each KV head has, one after the other:
 //   8 bits: levels + 128; keys as quads of a token's values [H / 4][32][4], values as quads of neighbouring tokens [32 / 4][H][4],
@@ -51,12 +61,18 @@ struct Kernels {
 
     // x (D) to levels, scales and sums of one row; `stride` >= D.
     void (*quantize)(const float* x, int64_t size, int64_t stride, int8_t* levels, float* scales, int32_t* sums);
+    // The same for x >= 0, to unsigned levels.
+    void (*quantize_unsigned)(const float* x, int64_t size, int64_t stride, int8_t* levels, float* scales, int32_t* sums);
 
     // y[m, 16 p + r] = row (16 p + r) of W times x[m], for panels [begin, end). y has room for whole panels: its stride
     // is >= 16 * W.panels(). Every y is the same bit for bit whatever M is: a fixed order of exact integer sums and
     // fp32 multiply-adds.
     void (*matmul)(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, int64_t begin, int64_t end, float* y,
                    int64_t y_stride, uint8_t* scratch);
+    // The same for a neuron-major W, tiles [begin, end) and unsigned levels; y has room for whole tiles.
+    //   active: one for each kBunchRows rows, made by `find_active`; only where `reads_lines(num_rows)`.
+    void (*matmul_neurons)(const PackedMatrix& w, const QuantizedRows& x, const ActiveLines* active, int64_t num_rows, int64_t begin,
+                           int64_t end, float* y, int64_t y_stride, uint8_t* scratch);
     void (*matmul_float)(const PackedMatrix& w, const float* x, int64_t x_stride, int64_t num_rows, int64_t begin,
                          int64_t end, float* y, int64_t y_stride);
 
@@ -76,6 +92,13 @@ struct Kernels {
     void (*store_8bit)(const float* key, const float* value, int64_t head_dim, int64_t token, uint8_t* block);
     void (*store_16bit)(const float* key, const float* value, int64_t head_dim, int64_t token, uint8_t* block);
 };
+
+// Whether so many rows are multiplied line by line, zeros left out, rather than unpacked.
+constexpr int64_t kManyRows = 20;  // from here on unpacking pays (measured)
+inline bool reads_lines(int64_t num_rows) { return num_rows < kManyRows; }
+
+// Fills `to` for units [begin, end) of rows [first, first + count) of x; all lines where `skips_zeros` is false.
+void find_active(const QuantizedRows& x, int64_t first, int64_t count, bool skips_zeros, int64_t begin, int64_t end, const ActiveLines& to);
 
 const Kernels& scalar_kernels();
 #if defined(__x86_64__) || defined(_M_X64)

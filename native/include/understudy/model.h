@@ -69,6 +69,13 @@ public:
     // The caller has checked lengths, tables, the pool's shape and `is_complete`. One call at a time: others wait.
     void forward(KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits);
 
+    // Whether one to 19 rows leave out the lines of zero neurons; results are the same either way.
+    void set_skip_zeros(bool skips) { skips_zeros_ = skips; }
+    // Squared ReLUs counted since the last call with true: for each layer how many, how many of them zero.
+    struct Census { int64_t total, zeros; };
+    void set_census(bool counts);
+    std::vector<Census> census() const { return census_; }
+
     size_t weight_bytes() const;
     const char* kernels() const { return kernels_->name; }
     const ModelShape& shape() const { return shape_; }
@@ -91,13 +98,13 @@ private:
         int64_t size = 0;
         float* floats = nullptr;
         QuantizedRows quantized;
-        bool wants_levels = false;
+        bool wants_levels = false, is_unsigned = false;
     };
     struct Token {
         int64_t stretch, position;
     };
 
-    void pack(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source);
+    void fill(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source, bool is_neuron_major);
     void prepare(std::span<const Stretch> stretches);
     Input input_for(std::initializer_list<const Matrix*> matrices, float* floats, int64_t size, int64_t num_rows, Buffer& memory);
     std::pair<int64_t, int64_t> share(int64_t count, int member) const;
@@ -107,6 +114,7 @@ private:
     int64_t attention_floats(int64_t group) const;
     void attention(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer);
     void rotate_and_store(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer);
+    void count(Census& census, const float* activations, int64_t from, int64_t to, int64_t stride);
     void norm_rows(const Norm& norm, const float* x, int64_t num_rows, int member, float* y);
 
     ModelShape shape_;
@@ -125,7 +133,10 @@ private:
     struct Task { int64_t stretch, kv_head, first, count; };  // attention of some tokens
     std::vector<Task> tasks_;
     std::atomic<int64_t> next_task_{0};
-    Buffer normed_, qkv_, mixed_, hidden_, output_, levels_, scores_, scratch_, picked_;
+    std::vector<ActiveLines> active_;
+    bool skips_zeros_ = true, counts_ = false;
+    std::vector<Census> census_;
+    Buffer normed_, qkv_, mixed_, hidden_, output_, levels_, lines_, scores_, scratch_, picked_;
     int64_t qkv_stride_ = 0, scores_stride_ = 0, task_tokens_ = 1;
 };
 

@@ -10,6 +10,13 @@
 //   Q6_K 256 inputs: 32 vectors of low nibbles as Q4_0 | 16 vectors of the upper 2 bits, quad 4j+i at bit 2i |
 //        16 x 16 int8 scales | 16 fp16 d, padding                                                            3392 bytes
 //   F16, BF16, F32: one input: 16 values                                                                   32, 64 bytes
+//
+// "Neuron-major", for the MLP's second matrix, whose inputs are mostly zero: tiles of 128 output rows, in them stretches of
+// 256 inputs, in them one line for each input, so that the lines of zero inputs need not be read. Byte p of 64 is for row
+// 16 (p / 4 % 4) + 4 (p / 16) + p % 4: four lines interleaved by bytes, then by pairs, are quads of 16 rows in order.
+//   Q4_0  8 times (128 fp16 scales | 32 lines of 64 bytes, low nibbles = rows 0-63, high nibbles = rows 64-127)  18432 bytes
+//   Q8_0  8 times (128 fp16 scales | 32 lines of 128 signed bytes, rows 0-63, then 64-127)                       34816 bytes
+//   Q4_K  128 fp16 d, 128 fp16 dmin | 8 x 128 scales, 8 x 128 minima, bytes | 256 lines as Q4_0                  18944 bytes
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +26,7 @@ namespace understudy {
 enum class Kind : int { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q6_K = 14, BF16 = 30 };  // GGML's numbers
 
 constexpr int64_t kPanelRows = 16;
+constexpr int64_t kTileRows = 128;
 
 // Inputs in one block of a panel, bytes of it, and bytes of one row's stretch of the same inputs in the source.
 struct BlockShape {
@@ -32,27 +40,34 @@ BlockShape block_shape(Kind kind);
 
 inline bool is_float(Kind kind) { return kind == Kind::F32 || kind == Kind::F16 || kind == Kind::BF16; }
 
-// One matrix, y = W x, W of shape (rows, cols).
+// Whether a format has a neuron-major layout.
+inline bool has_lines(Kind kind) { return kind == Kind::Q4_0 || kind == Kind::Q8_0 || kind == Kind::Q4_K; }
+// Bytes of 256 inputs of a neuron-major tile.
+inline int64_t line_block_bytes(Kind kind) { return kind == Kind::Q4_K ? 18944 : kind == Kind::Q8_0 ? 34816 : 18432; }
+
+// One matrix, y = W x, W of shape (rows, cols), in panels or neuron-major.
 struct PackedMatrix {
     Kind kind = Kind::F32;
     int64_t rows = 0;
     int64_t cols = 0;
-    int64_t blocks = 0;        // of a panel, the last one padded with zeros
-    const uint8_t* data = nullptr;  // panels() * panel_bytes
+    int64_t blocks = 0;        // of a panel or tile, the last one padded with zeros
+    const uint8_t* data = nullptr;
+    bool is_neuron_major = false;
 
     int64_t panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
+    int64_t tiles() const { return (rows + kTileRows - 1) / kTileRows; }
     int64_t panel_bytes() const { return blocks * block_shape(kind).panel_bytes; }
+    int64_t tile_bytes() const { return blocks * line_block_bytes(kind); }
+    size_t bytes() const { return static_cast<size_t>(is_neuron_major ? tiles() * tile_bytes() : panels() * panel_bytes()); }
 };
 
-// Throws std::invalid_argument where a source of so many bytes is no (rows, cols) matrix in whole blocks.
-void check_source(Kind kind, int64_t rows, int64_t cols, size_t bytes);
+// A matrix without its data. Throws std::invalid_argument where a source of so many bytes is no (rows, cols) matrix in
+// whole blocks, or the kind has no neuron-major layout.
+PackedMatrix plan_matrix(Kind kind, int64_t rows, int64_t cols, size_t source_bytes, bool is_neuron_major);
 
-// Bytes of a packed matrix.
-size_t packed_bytes(Kind kind, int64_t rows, int64_t cols);
-
-// Re-lays panels [begin, end) out of a GGML matrix; rows behind the last are zeros.
+// Re-lays panels or tiles [begin, end) out of a GGML matrix; rows behind the last are zeros.
 //   source: rows * cols values in GGML's blocks, cols a multiple of the source's block.
 //   out: start of the whole packed matrix.
-void pack_panels(Kind kind, int64_t rows, int64_t cols, const uint8_t* source, int64_t begin, int64_t end, uint8_t* out);
+void pack(const PackedMatrix& matrix, const uint8_t* source, int64_t begin, int64_t end, uint8_t* out);
 
 }  // namespace understudy

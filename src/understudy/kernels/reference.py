@@ -16,21 +16,22 @@ _QUERY_BLOCK = 256
 """Queries whose scores are held at once; bounds the score matrix of a long prompt."""
 
 
-def rounded_activations(x: _F32, kind: StorageType) -> _F32:
+def rounded_activations(x: _F32, kind: StorageType, *, levels: int = 127) -> _F32:
     """What the native kernels multiply quantized weights by: activations rounded to 8 bits in groups of 256.
 
-    The scale is max|x| / 127; halves round to even. Float formats take x as it is.
+    The scale is max|x| / levels; halves round to even. Float formats take x as it is.
 
     Args:
         x: (T, C); the last group may be shorter.
         kind: format of the weights.
+        levels: 127, or 255 for squared ReLUs, which are never negative.
     """
     if kind in (StorageType.F32, StorageType.F16, StorageType.BF16):
         return x
     groups = np.pad(x, ((0, 0), (0, -x.shape[1] % 256))).reshape(len(x), -1, 256)
     peak = np.abs(groups).max(axis=2, keepdims=True)
-    inverse = np.divide(np.float32(127), peak, where=peak > 0, out=np.zeros_like(peak))
-    rounded: _F32 = (np.rint(groups * inverse) * (peak / np.float32(127))).reshape(len(x), -1)[:, : x.shape[1]]
+    inverse = np.divide(np.float32(levels), peak, where=peak > 0, out=np.zeros_like(peak))
+    rounded: _F32 = (np.rint(groups * inverse) * (peak / np.float32(levels))).reshape(len(x), -1)[:, : x.shape[1]]
     return rounded
 
 
