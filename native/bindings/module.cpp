@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "understudy/limits.h"
 #include "understudy/model.h"
 
 namespace nb = nanobind;
@@ -120,6 +121,16 @@ NB_MODULE(_native, m) {
         return names;
     });
     m.def("matmul", &matmul, "kind"_a, "rows"_a, "cols"_a, "source"_a, "x"_a, "kernels"_a, "is_neuron_major"_a = false, "skips_zeros"_a = true);
+
+    m.def(
+        "measure_limits",
+        [](int num_threads, const std::string& kernels, int64_t bytes) {
+            require(num_threads >= 1 && bytes >= 1 << 20, "at least one thread and a MiB");
+            nb::gil_scoped_release released;
+            Limits limits = measure_limits(num_threads, kernels, bytes);
+            return std::pair(limits.bytes_per_s, limits.int8_ops_per_s);
+        },
+        "num_threads"_a, "kernels"_a, "bytes"_a);
 
     nb::class_<ModelShape>(m, "ModelShape")
         .def("__init__",

@@ -236,5 +236,19 @@ void matmul(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, int
     }
 }
 
+// Nothing but products, for the machine's own peak: returns 8-bit multiplications and additions done.
+int64_t multiply_idly(int64_t rounds, int32_t* sink) {
+    constexpr int chains = 12;
+    const int8_t x[4] = {1, 2, 3, 4};
+    const uint8_t w[64] = {1, 2, 3};
+    I16v sum[chains];
+    for (int k = 0; k < chains; ++k) sum[k] = i_set(k);
+    U64v weights = u_load(w);
+    for (int64_t i = 0; i < rounds; ++i)
+        for (int k = 0; k < chains; ++k) sum[k] = dot(sum[k], weights, x);
+    for (int k = 0; k < chains; ++k) *sink += i_sum(sum[k]);
+    return rounds * chains * 64 * 2;
+}
+
 }  // namespace
 }  // namespace understudy

@@ -10,22 +10,30 @@ namespace {
 
 using Row = const uint8_t*;
 
+constexpr uint32_t kLow = 0x0F0F0F0F, kHigh = 0xF0F0F0F0;
+
+// Four neighbouring bytes at once.
+inline uint32_t word(Row at, int64_t index) {
+    uint32_t value;
+    std::memcpy(&value, at + 4 * index, 4);
+    return value;
+}
+inline uint32_t low_nibbles(uint32_t a, uint32_t b) { return (a & kLow) | (b & kLow) << 4; }
+inline uint32_t high_nibbles(uint32_t a, uint32_t b) { return (a >> 4 & kLow) | (b & kHigh); }
+
 // Writes one quad of one row: 4 bytes at row r of vector v.
 inline uint8_t* quad(uint8_t* block, int64_t vector, int64_t row) { return block + 64 * vector + 4 * row; }
-
-// 64 values of 4 bits, of which `value(i)` is the i-th, as 8 vectors of nibbles.
-template <class Value>
-void put_nibbles(uint8_t* block, int64_t row, int64_t inputs, Value value) {
-    for (int64_t j = 0; j < inputs / 8; ++j)
-        for (int64_t i = 0; i < 4; ++i)
-            quad(block, j, row)[i] = static_cast<uint8_t>(value(8 * j + i) | value(8 * j + 4 + i) << 4);
-}
+inline void put_quad(uint8_t* block, int64_t vector, int64_t row, uint32_t value) { std::memcpy(quad(block, vector, row), &value, 4); }
 
 void put_q4_0(uint8_t* block, int64_t row, Row source, int64_t groups) {
     for (int64_t g = 0; g < groups; ++g) {
         Row from = source + 18 * g;
         std::memcpy(block + 512 + 32 * g + 2 * row, from, 2);
-        put_nibbles(block + 256 * g, row, 32, [&](int64_t i) { return i < 16 ? from[2 + i] & 15 : from[2 + i - 16] >> 4; });
+        for (int64_t j = 0; j < 2; ++j) {  // bytes 0-15 hold inputs 0-15 below, 16-31 above
+            uint32_t a = word(from + 2, 2 * j), b = word(from + 2, 2 * j + 1);
+            put_quad(block, 4 * g + j, row, low_nibbles(a, b));
+            put_quad(block, 4 * g + 2 + j, row, high_nibbles(a, b));
+        }
     }
 }
 
@@ -43,11 +51,6 @@ std::pair<int, int> steps_of(Row block, int64_t g) {
     if (g < 4) return {packed[g] & 63, packed[g + 4] & 63};
     return {(packed[g + 4] & 15) | (packed[g - 4] >> 6) << 4, packed[g + 4] >> 4 | (packed[g] >> 6) << 4};
 }
-int q4_k_level(Row block, int64_t i) {
-    uint8_t byte = block[16 + i / 64 * 32 + i % 32];
-    return i / 32 % 2 ? byte >> 4 : byte & 15;
-}
-
 void put_q4_k(uint8_t* block, int64_t row, Row source) {
     std::memcpy(block + 2048 + 2 * row, source, 2);
     std::memcpy(block + 2080 + 2 * row, source + 2, 2);
@@ -65,22 +68,29 @@ void put_q4_k(uint8_t* block, int64_t row, Row source) {
             c[at] = static_cast<uint8_t>((c[at] & 0x3F) | (minimum >> 4 & 3) << 6);
         }
     }
-    put_nibbles(block, row, 256, [&](int64_t i) { return q4_k_level(source, i); });
+    for (int64_t k = 0; k < 4; ++k)  // 32 bytes hold groups 2 k below, 2 k + 1 above
+        for (int64_t j = 0; j < 4; ++j) {
+            uint32_t a = word(source + 16 + 32 * k, 2 * j), b = word(source + 16 + 32 * k, 2 * j + 1);
+            put_quad(block, 8 * k + j, row, low_nibbles(a, b));
+            put_quad(block, 8 * k + 4 + j, row, high_nibbles(a, b));
+        }
 }
 
 void put_q6_k(uint8_t* block, int64_t row, Row source) {
-    auto level = [&](int64_t i) {
-        int64_t half = i / 128, within = i % 128, plane = within / 32, lane = within % 32;
-        uint8_t low = source[64 * half + 32 * (plane % 2) + lane];
-        uint8_t high = source[128 + 32 * half + lane];
-        return (plane < 2 ? low & 15 : low >> 4) | (high >> 2 * plane & 3) << 4;
-    };
-    put_nibbles(block, row, 256, [&](int64_t i) { return level(i) & 15; });
-    for (int64_t i = 0; i < 256; ++i) {
-        uint8_t* at = quad(block + 2048, i / 16, row) + i % 4;
-        int shift = static_cast<int>(i / 4 % 4) * 2;
-        *at = static_cast<uint8_t>((*at & ~(3 << shift)) | (level(i) >> 4) << shift);
-    }
+    for (int64_t half = 0; half < 2; ++half)
+        for (int64_t plane = 0; plane < 4; ++plane) {  // 32 inputs each
+            Row lows = source + 64 * half + 32 * (plane % 2), highs = source + 128 + 32 * half;
+            int64_t vector = 16 * half + 4 * plane;
+            for (int64_t j = 0; j < 4; ++j) {
+                uint32_t a = word(lows, 2 * j), b = word(lows, 2 * j + 1);
+                put_quad(block, vector + j, row, plane < 2 ? low_nibbles(a, b) : high_nibbles(a, b));
+            }
+            for (int64_t j = 0; j < 2; ++j) {
+                uint32_t bits = 0;
+                for (int64_t q = 0; q < 4; ++q) bits |= (word(highs, 4 * j + q) >> 2 * plane & 0x03030303) << 2 * q;
+                put_quad(block + 2048, vector / 2 + j, row, bits);
+            }
+        }
     for (int64_t g = 0; g < 16; ++g) block[3072 + 16 * g + row] = source[192 + g];
     std::memcpy(block + 3328 + 2 * row, source + 208, 2);
 }
@@ -102,35 +112,48 @@ void put_blocks(const PackedMatrix& matrix, uint8_t* panel, int64_t row, Row sou
     }
 }
 
-// One row of a neuron-major tile: a byte or nibble of every line.
-void put_lines(const PackedMatrix& matrix, uint8_t* tile, int64_t row, Row source) {
-    int64_t in_half = row % 64, position = 16 * (in_half / 4 % 4) + 4 * (in_half / 16) + in_half % 4;
-    int shift = row < 64 ? 0 : 4;
-    auto put_nibble = [&](uint8_t* line, int value) { line[position] = static_cast<uint8_t>(line[position] | value << shift); };
-    for (int64_t b = 0; b < matrix.blocks; ++b) {
-        uint8_t* block = tile + b * line_block_bytes(matrix.kind);
-        if (matrix.kind == Kind::Q4_K) {
-            Row from = source + 144 * b;
-            std::memcpy(block + 2 * row, from, 2);
-            std::memcpy(block + 256 + 2 * row, from + 2, 2);
-            for (int64_t g = 0; g < 8; ++g) {
-                auto [scale, minimum] = steps_of(from, g);
-                block[512 + 128 * g + row] = static_cast<uint8_t>(scale);
-                block[1536 + 128 * g + row] = static_cast<uint8_t>(minimum);
+// 256 inputs of a neuron-major tile. Rows r and r + 64 share the bytes of a line; those behind the last are zero.
+void put_lines(const PackedMatrix& matrix, uint8_t* block, int64_t b, Row source, int64_t row_bytes, int64_t num_rows) {
+    bool is_wide = matrix.kind == Kind::Q8_0, is_k = matrix.kind == Kind::Q4_K;
+    int64_t groups = std::min<int64_t>(8, matrix.cols / 32 - 8 * b), group_bytes = is_wide ? 34 : 18;
+    for (int64_t r = 0; r < std::min<int64_t>(64, num_rows); ++r) {
+        int64_t position = 16 * (r / 4 % 4) + 4 * (r / 16) + r % 4;
+        bool has_second = r + 64 < num_rows;
+        Row first = source + r * row_bytes + (is_k ? 144 * b : 8 * group_bytes * b), second = has_second ? first + 64 * row_bytes : first;
+        auto both = [&](auto put) {
+            put(r, first);
+            if (has_second) put(r + 64, second);
+        };
+        uint8_t keep = has_second ? 0xFF : 0x0F;
+        auto put_nibbles = [&](uint8_t* line, Row p, Row q, int64_t step) {  // 2 * `step` lines: nibbles below, then above
+            for (int64_t i = 0; i < step; ++i) {
+                line[64 * i + position] = static_cast<uint8_t>(((p[i] & 15) | q[i] << 4) & keep);
+                line[64 * (step + i) + position] = static_cast<uint8_t>((p[i] >> 4 | (q[i] & 0xF0)) & keep);
             }
-            for (int64_t i = 0; i < 256; ++i) put_nibble(block + 2560 + 64 * i, q4_k_level(from, i));
+        };
+        if (is_k) {
+            both([&](int64_t row, Row from) {
+                std::memcpy(block + 2 * row, from, 2);
+                std::memcpy(block + 256 + 2 * row, from + 2, 2);
+                for (int64_t g = 0; g < 8; ++g) {
+                    auto [scale, minimum] = steps_of(from, g);
+                    block[512 + 128 * g + row] = static_cast<uint8_t>(scale);
+                    block[1536 + 128 * g + row] = static_cast<uint8_t>(minimum);
+                }
+            });
+            for (int64_t k = 0; k < 4; ++k) put_nibbles(block + 2560 + 4096 * k, first + 16 + 32 * k, second + 16 + 32 * k, 32);
             continue;
         }
-        bool is_wide = matrix.kind == Kind::Q8_0;
-        for (int64_t g = 8 * b; g < std::min(8 * b + 8, matrix.cols / 32); ++g) {
-            Row from = source + (is_wide ? 34 : 18) * g;
-            uint8_t* group = block + (g - 8 * b) * (is_wide ? 4352 : 2304);
-            std::memcpy(group + 2 * row, from, 2);
-            for (int64_t i = 0; i < 32; ++i) {
-                uint8_t* line = group + 256 + (is_wide ? 128 : 64) * i;
-                if (is_wide) line[(row < 64 ? 0 : 64) + position] = from[2 + i];
-                else put_nibble(line, i < 16 ? from[2 + i] & 15 : from[2 + i - 16] >> 4);
-            }
+        for (int64_t g = 0; g < groups; ++g) {
+            uint8_t* group = block + g * (is_wide ? 4352 : 2304);
+            Row p = first + group_bytes * g, q = second + group_bytes * g;
+            both([&](int64_t row, Row) { std::memcpy(group + 2 * row, row < 64 ? p : q, 2); });
+            if (!is_wide) put_nibbles(group + 256, p + 2, q + 2, 16);
+            else
+                for (int64_t i = 0; i < 32; ++i) {
+                    group[256 + 128 * i + position] = p[2 + i];
+                    group[256 + 128 * i + 64 + position] = has_second ? q[2 + i] : 0;
+                }
         }
     }
 }
@@ -164,16 +187,19 @@ PackedMatrix plan_matrix(Kind kind, int64_t rows, int64_t cols, size_t source_by
 void pack(const PackedMatrix& matrix, const uint8_t* source, int64_t begin, int64_t end, uint8_t* out) {
     BlockShape shape = block_shape(matrix.kind);
     int64_t row_bytes = matrix.cols * shape.source_bytes / shape.inputs;
-    int64_t unit_bytes = matrix.is_neuron_major ? matrix.tile_bytes() : matrix.panel_bytes();
-    int64_t unit_rows = matrix.is_neuron_major ? kTileRows : kPanelRows;
     for (int64_t unit = begin; unit < end; ++unit) {
-        uint8_t* to = out + unit * unit_bytes;
-        std::memset(to, 0, static_cast<size_t>(unit_bytes));
-        for (int64_t r = 0; r < unit_rows && unit * unit_rows + r < matrix.rows; ++r) {
-            Row row = source + (unit * unit_rows + r) * row_bytes;
-            if (matrix.is_neuron_major) put_lines(matrix, to, r, row);
-            else if (is_float(matrix.kind)) put_float(to, r, row, matrix.cols, shape.source_bytes);
-            else put_blocks(matrix, to, r, row);
+        if (matrix.is_neuron_major) {
+            int64_t first = unit * kTileRows;
+            for (int64_t b = 0; b < matrix.blocks; ++b)
+                put_lines(matrix, out + unit * matrix.tile_bytes() + b * line_block_bytes(matrix.kind), b, source + first * row_bytes, row_bytes,
+                          std::min(kTileRows, matrix.rows - first));
+            continue;
+        }
+        uint8_t* panel = out + unit * matrix.panel_bytes();
+        for (int64_t r = 0; r < kPanelRows && unit * kPanelRows + r < matrix.rows; ++r) {
+            Row row = source + (unit * kPanelRows + r) * row_bytes;
+            if (is_float(matrix.kind)) put_float(panel, r, row, matrix.cols, shape.source_bytes);
+            else put_blocks(matrix, panel, r, row);
         }
     }
 }

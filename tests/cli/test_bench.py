@@ -19,12 +19,13 @@ def test_a_mistake_is_one_sentence(run: "Run", tmp_path: Path) -> None:
 
 @pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
 def test_a_table_and_json(run: "Run", model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    short = {"prefills": (8,), "depths": (8,), "characters": (2,)}
+    short = {"prefills": (8,), "depths": (8,), "characters": (2,), "persona": (64, 4)}
     monkeypatch.setattr("understudy.evaluation.speed.measure_speed.__kwdefaults__", _defaults(short))
     result = run("bench", model_file, "--only", "understudy", "--repeats", 1, "--plot", tmp_path / "x.png")
     assert result.code == 0
     assert "prefill 8" in result.out
-    assert "tokens/s" in result.out
+    for words in ("tokens/s", "this machine: ", "warm", "% of"):
+        assert words in result.out
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads(run("bench", model_file, "--only", "understudy", "--repeats", 1, "--json").out)
     assert {m["what"] for m in found["measurements"]} >= {"load", "decode at 8", "2 characters at once"}

@@ -2,7 +2,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from understudy import __version__
+from understudy.kernels.native import kernel_names
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -20,3 +23,16 @@ def test_json(run: "Run", model_file: Path) -> None:
     assert found["versions"]["understudy"] == __version__
     assert found["backend"]["chosen"].startswith(("cpu", "reference"))
     assert found["model"]["context"] == "4096 tokens"
+
+
+@pytest.mark.skipif(not kernel_names(), reason="the native kernels are not built")
+def test_the_census_counts_zero_neurons(run: "Run", model_file: Path) -> None:
+    found = json.loads(run("doctor", "--model", model_file, "--json", "--census").out)["zero_neurons"]
+    assert 20 < float(found["all_layers"].rstrip("%")) < 80  # random weights
+    assert len(found) > 1
+
+
+def test_the_census_needs_kernels(run: "Run", model_file: Path) -> None:
+    result = run("doctor", "--model", model_file, "--backend", "reference", "--census")
+    assert result.code == 2
+    assert "--backend cpu" in result.err

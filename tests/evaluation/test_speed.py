@@ -16,11 +16,18 @@ def test_every_figure_is_there(tmp_path: Path) -> None:
     path, said = tmp_path / "x.gguf", []
     write_synthetic(path, tiny_config(), byte_tokenizer_definition(), file_type="q4_0")
     report = measure_speed(
-        path, ["understudy"], threads=1, repeats=2, prefills=(8, 64), depths=(16,), characters=(2,), report=said.append
-    )
-    assert said == ["loading understudy", "prefill 8", "prefill 64", "decode at 16", "2 characters at once"]
+        path, ["understudy"], threads=1, repeats=2, prefills=(8, 64), depths=(16,), characters=(2,), persona=(300, 4),
+        report=said.append,
+    )  # fmt: skip
+    prefills, first = ["prefill 8", "prefill 64"], "first token after 300 + 4"
+    rest = ["decode at 16", "2 characters at once"]
+    assert said == ["loading understudy", *prefills, first, *rest, "the machine's limits"]
     found = {m.what: m for m in report.measurements}
-    assert list(found) == ["load", *said[1:], "peak memory", "mapped memory"]
+    assert list(found) == ["load", *prefills, f"{first}, cold", f"{first}, warm", *rest, "peak memory", "mapped memory"]
+    assert found[f"{first}, warm"].value < found[f"{first}, cold"].value
+    assert set(report.ceilings) == {*prefills, "decode at 16"}
+    assert all(value > 1e9 for value in report.limits.values())
+    assert len(report.limits) == 2
     assert all(m.value > 0 and isinstance(m, Measurement) for m in report.measurements)
     assert report.value("decode at 16", "understudy") == found["decode at 16"].value
     assert report.value("decode at 17", "understudy") is None

@@ -12,8 +12,9 @@ from understudy.kernels.native import kernel_names, native_module
 from understudy.model.checkpoint import load_model
 from understudy.model.gguf_writer import write_gguf
 from understudy.model.native_backend import CpuBackend
+from understudy.model.synthetic import write_synthetic
 from understudy.model.transformer import ReferenceBackend
-from understudy.testing import byte_tokenizer, tiny_model
+from understudy.testing import byte_tokenizer, tiny_config, tiny_model
 
 pytestmark = pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
 
@@ -51,6 +52,19 @@ def test_equal_to_numpy(isa: str, shape: dict[str, float]) -> None:
     np.testing.assert_allclose(exact, expected, atol=0.01)  # keys and values are rounded to fp16
     rounded = logits(CpuBackend(model.config, model.weights, kernels=isa, kv_bits=8), [90])
     assert np.abs(rounded - expected).mean() < 0.02 * expected.std()
+
+
+@pytest.mark.parametrize("file_type", ["q4_0", "q4_k", "q8_0"])
+def test_skipping_zeros_changes_no_logit(file_type: str, tmp_path: Path) -> None:
+    config = tiny_config(hidden_size=256, intermediate_size=1024, num_attention_heads=16, num_key_value_heads=16)
+    zeros = 0.5 if file_type == "q8_0" else 0.9
+    write_synthetic(tmp_path / "x.gguf", config, byte_tokenizer().definition, file_type=file_type, zeros=zeros)
+    model = load_model(tmp_path / "x.gguf")
+    backends = [CpuBackend(model.config, model.weights, skip_zeros=skip) for skip in (True, False)]
+    for cuts in ([90], [1] * 90, [7] * 12 + [6]):
+        np.testing.assert_array_equal(*(logits(backend, cuts) for backend in backends))
+    shares = backends[0].zero_shares(IDS)
+    assert [abs(share - zeros) < 0.1 for share in shares] == [True] * config.num_hidden_layers
 
 
 @pytest.mark.parametrize("kv_bits", [8, 16])

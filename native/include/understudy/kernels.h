@@ -91,6 +91,8 @@ struct Kernels {
     // One token's keys and values of one head into its block, H values each.
     void (*store_8bit)(const float* key, const float* value, int64_t head_dim, int64_t token, uint8_t* block);
     void (*store_16bit)(const float* key, const float* value, int64_t head_dim, int64_t token, uint8_t* block);
+    // The peak of this instruction set, for `measure_limits`: so many 8-bit operations were done in so many rounds.
+    int64_t (*multiply_idly)(int64_t rounds, int32_t* sink);
 };
 
 // Whether so many rows are multiplied line by line, zeros left out, rather than unpacked.

@@ -67,7 +67,7 @@ PackedMatrix plan_matrix(Kind kind, int64_t rows, int64_t cols, size_t source_by
 
 // Re-lays panels or tiles [begin, end) out of a GGML matrix; rows behind the last are zeros.
 //   source: rows * cols values in GGML's blocks, cols a multiple of the source's block.
-//   out: start of the whole packed matrix.
+//   out: start of the whole packed matrix, all zeros.
 void pack(const PackedMatrix& matrix, const uint8_t* source, int64_t begin, int64_t end, uint8_t* out);
 
 }  // namespace understudy

@@ -60,14 +60,19 @@ def _table(report: "SpeedReport", engines: list[str], title: str) -> None:
     from rich.table import Table
 
     table = Table(title=title)
-    for heading in ("", *engines, "ratio to the best other"):
+    for heading in ("", *engines, "ratio to the best other", "share of the machine's limit"):
         table.add_column(heading, justify="right" if heading else "left")
     for what in dict.fromkeys(m.what for m in report.measurements):
         values = [report.value(what, engine) for engine in engines]
         unit = next(m.unit for m in report.measurements if m.what == what)
-        table.add_row(what, *(_shown(value, unit) for value in values), _ratio(values, unit))
+        ceiling = report.ceilings.get(what)
+        share = f"{values[0] / ceiling:.0%} of {ceiling:.0f}" if ceiling and values[0] else ""
+        table.add_row(what, *(_shown(value, unit) for value in values), _ratio(values, unit), share)
     console = Console()
     console.print(table)
+    if report.limits:
+        memory, int8 = report.limits["bytes_per_s"] / 1e9, report.limits["int8_ops_per_s"] / 1e9
+        console.print(f"this machine: {memory:.1f} GB/s from memory, {int8:.0f} GOPS of 8 bits", highlight=False)
     for name, version in report.versions.items():
         console.print(f"{name}: {version}", highlight=False)
 
@@ -75,7 +80,7 @@ def _table(report: "SpeedReport", engines: list[str], title: str) -> None:
 def _shown(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
-    return f"{value / 1e9:.2f} GB" if unit == "bytes" else f"{value:.1f} {unit}"
+    return f"{value / 1e9:.2f} GB" if unit == "bytes" else f"{value:.{2 if unit == 's' else 1}f} {unit}"
 
 
 def _ratio(values: list[float | None], unit: str) -> str:

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from understudy.errors import EngineError
+
 __all__ = ["doctor"]
 
 _PACKAGES = ("numpy", "tokenizers", "jinja2", "fastapi", "uvicorn", "torch")
@@ -20,9 +22,10 @@ def doctor(
     model: Annotated[Path | None, typer.Option(help="GGUF file or Hugging Face folder; default: Harrow.")] = None,
     backend: Annotated[str, typer.Option(help="What computes: auto, cpu (compiled) or reference (NumPy).")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    census: Annotated[bool, typer.Option(help="Count the MLP's zero neurons, layer by layer.")] = False,
 ) -> None:
     """Tell what runs where and why: model, backend, memory, speed, versions."""
-    found = _examine(model, backend)
+    found = _examine(model, backend, census=census)
     if as_json:
         import json
 
@@ -39,7 +42,7 @@ def doctor(
     Console(highlight=False).print(table)
 
 
-def _examine(path: Path | None, backend: str) -> dict[str, dict[str, Any]]:
+def _examine(path: Path | None, backend: str, *, census: bool) -> dict[str, dict[str, Any]]:
     from understudy import __version__
     from understudy.kernels.native import kernel_names
     from understudy.model.native_backend import why_not_native
@@ -73,6 +76,7 @@ def _examine(path: Path | None, backend: str) -> dict[str, dict[str, Any]]:
                 "KV cache": f"{memory.cache_bytes_per_token / 1024:.1f} KiB a token, "
                 f"{memory.cache_bytes_per_token * context / _MIB:.0f} MiB at {context} tokens",
             },
+            **({"zero_neurons": _census(model)} if census else {}),
             "machine": {
                 "system": f"{platform.system()} {platform.machine()}",
                 "cores": os.cpu_count(),
@@ -88,18 +92,32 @@ def _why(asked: str, obstacle: str | None) -> str:
     return obstacle or "compiled kernels, the fastest here"
 
 
-def _measure(model: Any) -> dict[str, str]:
-    from understudy.engine import SamplingParams
+def _talk() -> Any:
     from understudy.prompt import Conversation, Message
 
-    talk = Conversation(
+    return Conversation(
         messages=(
             Message(role="system", content="You are an innkeeper. " + "You keep a warm house and a good table. " * 12),
             Message(role="user", content="Good evening!"),
         )
     )
+
+
+def _census(model: Any) -> dict[str, str]:
+    from understudy.model.native_backend import CpuBackend
+
+    if not isinstance(model.backend, CpuBackend):
+        raise EngineError("--census needs the compiled kernels: --backend cpu.")
+    shares = model.backend.zero_shares(model.encode(_talk()))
+    rows = {f"layer_{number}": f"{share:.1%}" for number, share in enumerate(shares)}
+    return {"all_layers": f"{sum(shares) / len(shares):.1%}", **rows}
+
+
+def _measure(model: Any) -> dict[str, str]:
+    from understudy.engine import SamplingParams
+
     began = time.perf_counter()
-    generation = model.generate(talk, sampling=SamplingParams(temperature=1.0, seed=0), max_tokens=32)
+    generation = model.generate(_talk(), sampling=SamplingParams(temperature=1.0, seed=0), max_tokens=32)
     first = 0.0
     for _ in generation:
         first = first or time.perf_counter() - began

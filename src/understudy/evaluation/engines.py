@@ -17,6 +17,7 @@ from understudy.errors import EngineError
 __all__ = ["ENGINES", "EngineProcess", "MeasuredEngine", "installed_engines", "serve_engine"]
 
 _FIRST_ID, _NUM_IDS = 12, 256  # of a synthetic model: bytes
+_LIMIT_BYTES = 1 << 30
 
 
 class MeasuredEngine(Protocol):
@@ -30,6 +31,10 @@ class MeasuredEngine(Protocol):
 
     def decode(self, token_id: int) -> None:
         """Add a token to the sequence; its logits are there afterwards."""
+        ...
+
+    def extend(self, length: int, token_ids: list[int]) -> None:
+        """Go on from the sequence's first `length` tokens with these; logits of the last one are there afterwards."""
         ...
 
 
@@ -62,6 +67,31 @@ class _Understudy:
 
         self.backend.forward([Step(cache, [token_id]) for cache in self._caches])
 
+    def extend(self, length: int, token_ids: list[int]) -> None:
+        self._caches = [self._caches[0].fork(length)]
+        self._read(token_ids)
+
+    def floors(self, threads: int) -> dict[str, float]:
+        """The machine's limits, and what a token costs at least."""
+        from understudy.kernels.native import native_module
+
+        native: Any = native_module()
+        bandwidth, int8 = native.measure_limits(threads, "", _LIMIT_BYTES)
+        config, memory = self.backend.config, self.backend.memory()
+        per_layer = config.hidden_size * (
+            2 * config.num_attention_heads * config.head_dim
+            + 2 * config.num_key_value_heads * config.head_dim
+            + 2 * config.intermediate_size
+        )
+        return {
+            "bytes_per_s": bandwidth,
+            "int8_ops_per_s": int8,
+            "weight_bytes": memory.weight_bytes,
+            "cache_bytes_per_token": memory.cache_bytes_per_token,
+            "ops_per_token": 2 * config.num_hidden_layers * per_layer,
+            "attention_ops_per_pair": 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim,
+        }
+
     def branch(self, count: int) -> None:
         """Go on with so many copies of the sequence at once."""
         first = self._caches[0]
@@ -86,6 +116,10 @@ class _LlamaCpp:
 
     def decode(self, token_id: int) -> None:
         self._llm.eval([token_id])
+
+    def extend(self, length: int, token_ids: list[int]) -> None:
+        self._llm.n_tokens = length
+        self._llm.eval(token_ids)
 
 
 ENGINES: dict[str, Callable[[Path, int], MeasuredEngine]] = {
@@ -117,6 +151,13 @@ def serve_engine() -> None:
             began = time.perf_counter()
             engine.prefill(ids)
             answer["seconds"] = time.perf_counter() - began
+        if "extend" in command:
+            ids = rng.integers(_FIRST_ID, _FIRST_ID + _NUM_IDS, command["extend"]).tolist()
+            began = time.perf_counter()
+            engine.extend(command["after"], ids)
+            answer["seconds"] = time.perf_counter() - began
+        if "floors" in command and hasattr(engine, "floors"):
+            answer["floors"] = engine.floors(asked["threads"])
         if "branch" in command and hasattr(engine, "branch"):
             engine.branch(command["branch"])
         if "decode" in command:

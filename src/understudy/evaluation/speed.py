@@ -37,10 +37,14 @@ class SpeedReport:
     Attributes:
         versions: of each engine.
         measurements: in the order of measuring.
+        limits: of the machine, measured in the same run: bytes/s read from memory, 8-bit operations/s.
+        ceilings: for prefill and decode the tokens/s that these limits allow for this package's own file layout.
     """
 
     versions: dict[str, str]
     measurements: tuple[Measurement, ...]
+    limits: dict[str, float]
+    ceilings: dict[str, float]
 
     def value(self, what: str, engine: str) -> float | None:
         """A figure, or None where the engine has none."""
@@ -60,6 +64,7 @@ def measure_speed(
     prefills: Sequence[int] = (128, 512, 2048),
     depths: Sequence[int] = (128, 3900),
     characters: Sequence[int] = (8,),
+    persona: tuple[int, int] = (1500, 16),
     report: Callable[[str], None] = _ignore,
 ) -> SpeedReport:
     """Measure every engine on every task, run by run in turn, all in processes that sleep while others work.
@@ -72,6 +77,8 @@ def measure_speed(
         prefills: prompt lengths in tokens.
         depths: tokens of context at which decoding is measured.
         characters: numbers of sequences decoded together, where an engine can.
+        persona: tokens of a prompt's beginning that is known from before, and of what is new; time to first token
+            with nothing known ("cold"), and with the beginning cached ("warm").
         report: told what is being measured.
 
     Raises:
@@ -88,6 +95,12 @@ def measure_speed(
             report(f"prefill {length}")
             rows = _alternate(running, repeats, lambda e, n=length: n / e.ask(prefill=n)["seconds"])  # type: ignore[misc]
             found += _rows(f"prefill {length}", rows, "tokens/s")
+        known, new = persona
+        report(f"first token after {known} + {new}")
+        rows = _alternate(running, 1, lambda e: e.ask(prefill=known + new)["seconds"])
+        found += _rows(f"first token after {known} + {new}, cold", rows, "s")
+        rows = _alternate(running, repeats, lambda e: e.ask(extend=new, after=known)["seconds"])
+        found += _rows(f"first token after {known} + {new}, warm", rows, "s")
         for depth in depths:
             report(f"decode at {depth}")
             for engine in running:
@@ -107,8 +120,27 @@ def measure_speed(
                 found.append(
                     Measurement(what=f"{what} memory", engine=engine.name, value=last[f"{what}_bytes"], unit="bytes")
                 )
+        report("the machine's limits")
+        floors: dict[str, float] = next((e.ask(floors=1)["floors"] for e in running if e.name == "understudy"), {})
         versions = {engine.name: engine.version for engine in running}
-    return SpeedReport(versions=versions, measurements=tuple(found))
+    return SpeedReport(
+        versions=versions,
+        measurements=tuple(found),
+        limits={name: floors[name] for name in ("bytes_per_s", "int8_ops_per_s") if name in floors},
+        ceilings=_ceilings(floors, prefills, depths) if floors else {},
+    )
+
+
+def _ceilings(floors: dict[str, float], prefills: Sequence[int], depths: Sequence[int]) -> dict[str, float]:
+    """Decode reads every weight and the cache once a token; prefill multiplies, and attends to half its length."""
+    found = {}
+    for length in prefills:
+        ops = floors["ops_per_token"] + floors["attention_ops_per_pair"] * length / 2
+        found[f"prefill {length}"] = floors["int8_ops_per_s"] / ops
+    for depth in depths:
+        read = floors["weight_bytes"] + floors["cache_bytes_per_token"] * depth
+        found[f"decode at {depth}"] = floors["bytes_per_s"] / read
+    return found
 
 
 def _alternate(

@@ -1,5 +1,6 @@
 """The model on the CPU by compiled kernels."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,6 +34,15 @@ _CACHED_WEIGHT_BYTES = 256 << 20
 _MIN_CACHED_CONTEXTS = 4
 
 
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """A step that wants no logits."""
+
+    cache: BlockCache
+    token_ids: Sequence[int]
+    num_logits: int = 0
+
+
 def why_not_native(config: NemotronConfig) -> str | None:
     """Why the compiled kernels cannot run a model; None if they can."""
     if native_module() is None:
@@ -57,6 +67,7 @@ class CpuBackend:
         kernels: str = "",
         kv_bits: int | None = None,
         cache_bytes: int | None = None,
+        skip_zeros: bool = True,
     ) -> None:
         """Copy the weights.
 
@@ -67,6 +78,7 @@ class CpuBackend:
             kernels: an instruction set of `kernel_names()`; "" for the best.
             kv_bits: bits of a cached value, 8 or 16; None takes 16 where a whole context stays below 64 MiB.
             cache_bytes: budget of all sequences' keys and values; None for 1 GiB, or four contexts if that is more.
+            skip_zeros: do not read the weights of neurons that are zero; the logits are the same bit for bit.
 
         Raises:
             EngineError: the native kernels are missing or cannot run this shape.
@@ -88,6 +100,7 @@ class CpuBackend:
             norm_eps=config.norm_eps,
         )
         self._model = native.Model(shape, num_threads or _num_cores(), kernels)
+        self._model.set_skip_zeros(skip_zeros)
         self._load(weights)
         values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         context = config.max_position_embeddings
@@ -111,6 +124,11 @@ class CpuBackend:
         return f"cpu ({self._model.kernels}, {self._model.num_threads} threads)"
 
     def _load(self, weights: Mapping[str, Weight]) -> None:
+        # The largest first: while it is read it takes memory twice, and there is the most room for that.
+        self._embedding = weights["model.embed_tokens.weight"]
+        head = self._embedding if self.config.tie_word_embeddings else weights["lm_head.weight"]
+        self._model.set_head(int(head.kind), *head.shape, _bytes(head))
+        drop_pages(head.raw)
         for layer in range(self.config.num_hidden_layers):
             prefix = f"model.layers.{layer}"
             for slot, name in enumerate(_SLOTS):
@@ -120,10 +138,6 @@ class CpuBackend:
             for which, name in enumerate(("input_layernorm", "post_attention_layernorm")):
                 self._model.set_norm(layer, which, *_norm(weights, f"{prefix}.{name}"))
         self._model.set_norm(self.config.num_hidden_layers, 0, *_norm(weights, "model.norm"))
-        self._embedding = weights["model.embed_tokens.weight"]
-        head = self._embedding if self.config.tie_word_embeddings else weights["lm_head.weight"]
-        self._model.set_head(int(head.kind), *head.shape, _bytes(head))
-        drop_pages(head.raw)
 
     def new_cache(self) -> BlockCache:
         """An empty cache for one sequence; it takes blocks as it grows, and gives them back when it is dropped."""
@@ -179,6 +193,22 @@ class CpuBackend:
             raise EngineError(f"The cpu backend got a foreign cache ({type(cache).__name__}); use its new_cache().")
         check_step(step, cache.length, self.config)
         return cache
+
+    def zero_shares(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """The census of zero neurons: for each layer the share of squared ReLUs that are zero over a text.
+
+        Args:
+            token_ids: the text, at most a context long. Other sequences may not run meanwhile.
+
+        Raises:
+            EngineError: the text is empty, too long, or no room is left for it.
+        """
+        self._model.set_census(True)
+        try:
+            self.forward([_Text(self.new_cache(), token_ids)])
+            return tuple(zeros / max(1, total) for total, zeros in self._model.census())
+        finally:
+            self._model.set_census(False)
 
     def memory(self) -> MemoryFigures:
         """Bytes held now."""
