@@ -113,7 +113,7 @@ def main() -> None:
         raise SystemExit("a client failed")
     engine.close()
     pool = backend._blocks
-    held = [b for _, cache in engine._prefixes.candidates() for b in cache.blocks]  # type: ignore[attr-defined]
+    held = [b for cache in engine._prefixes.caches() for b in cache.blocks]  # type: ignore[attr-defined]
     gc.collect()
     wrong = [b for b in range(pool.num_blocks) if pool.num_owners(b) != held.count(b)]
     print(f"{sum(totals, Counter())}; memory grew by {growth:.1%}; blocks with a wrong number of owners: {len(wrong)}")

@@ -350,6 +350,16 @@ def test_a_chats_second_turn_computes_only_what_is_new(lab: "Lab") -> None:
     assert warm == tokens(lab.real(), request)
 
 
+def test_a_beginning_that_comes_many_times_at_once_is_read_once(lab: "Lab") -> None:
+    persona = "You keep the inn by the bridge, and you know everybody. " * 2
+    questions = [f"{persona}Guest {number}: is there a bed?" for number in range(5)]
+    requests = [lab.request(q, max_tokens=6, stop_token_ids=frozenset()) for q in questions]
+    engine = lab.real(prefill_tokens=16)
+    generations = [engine.submit(r) for r in requests]
+    assert [[i for c in g for i in c.token_ids] for g in generations] == [tokens(lab.real(), r) for r in requests]
+    assert [g.usage.cached_tokens >= len(persona) for g in generations] == [False, True, True, True, True]
+
+
 def test_what_is_computed_is_shared_by_all(lab: "Lab") -> None:
     engine = lab.real()
     request = lab.request("The same question to all.", max_tokens=20, stop_token_ids=frozenset())

@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from understudy.engine.prefix import PrefixStore, longest_beginning
 from understudy.testing import ListCache
@@ -20,7 +22,7 @@ def store(*sequences: Sequence[int], max_sequences: int = 8, max_bytes: int = 10
 
 
 def common(kept: PrefixStore, asked: list[int]) -> int:
-    return longest_beginning(kept.candidates(), asked)[0]
+    return kept.longest(asked)[0]
 
 
 @pytest.mark.parametrize(
@@ -36,11 +38,12 @@ def common(kept: PrefixStore, asked: list[int]) -> int:
 )
 def test_longest_common_beginning(kept: list[int], asked: list[int], expected: int) -> None:
     assert common(store(kept), asked) == expected
+    assert longest_beginning([(kept, filled(kept))], asked)[0] == expected
 
 
 def test_the_best_of_several() -> None:
     kept = store([1, 2], [5, 6, 7, 8], [1, 2, 3, 4], [5, 6])
-    length, cache = longest_beginning(kept.candidates(), [1, 2, 3, 4, 5])
+    length, cache = kept.longest([1, 2, 3, 4, 5])
     assert length == 4
     assert isinstance(cache, ListCache)
     assert cache.token_ids == [1, 2, 3, 4]
@@ -61,10 +64,29 @@ def test_a_longer_sequence_replaces_its_beginning() -> None:
 
 def test_what_was_used_last_goes_last() -> None:
     kept = store([1, 1], [2, 2], [3, 3])
-    _, cache = longest_beginning(kept.candidates(), [1, 1, 5])
+    _, cache = kept.longest([1, 1, 5])
     assert cache is not None
     kept.touch(cache)
     assert kept.drop_oldest()
     assert (common(kept, [1, 1, 5]), common(kept, [2, 2, 5]), common(kept, [3, 3, 5])) == (2, 0, 2)
     assert kept.drop_oldest() and kept.drop_oldest()
     assert not kept.drop_oldest()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 2), max_size=7)), max_size=30))
+def test_the_tree_finds_what_a_search_of_all_finds(steps: list[tuple[int, list[int]]]) -> None:
+    kept = store(max_sequences=5)
+    for what, ids in steps:
+        if what == 0:
+            kept.drop_oldest()
+        elif what == 1:
+            kept.put(ids, filled(ids))
+        caches = [cache for cache in kept.caches() if isinstance(cache, ListCache)]
+        length, cache = kept.longest(ids)
+        assert length == longest_beginning([(c.token_ids, c) for c in caches], ids)[0]
+        assert (cache is None) == (length == 0)
+        if isinstance(cache, ListCache):
+            assert cache in caches
+            assert cache.token_ids[:length] == ids[:length]
+            kept.touch(cache)
+        assert kept.num_tokens == sum(c.length for c in caches)

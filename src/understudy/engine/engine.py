@@ -21,6 +21,7 @@ from understudy.tokenizer import Tokenizer
 __all__ = ["Engine", "EngineOptions", "EngineStats"]
 
 _QUOTA_WAIT_S = 0.005
+_SHARED_TOKENS = 32  # fewer are read again rather than waited for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,18 +198,34 @@ class Engine:
         now = time.monotonic()
         for waiting in [w for w in self._waiting if now >= w.deadline]:
             waiting.generation.deliver(Chunk("", (), "deadline"))
-        while self._waiting and len(self._running) < self.options.max_running:
-            waiting = max(self._waiting, key=lambda w: w.request.priority)  # the first of the highest
+        ready = sorted(self._waiting, key=lambda w: -w.request.priority)  # stable: the first of the highest
+        for waiting in ready:
+            if len(self._running) >= self.options.max_running:
+                break
+            if not waiting.generation.is_done and self._is_being_read(waiting.request):
+                continue
             sequence = None if waiting.generation.is_done else self._start(waiting)
             with self._changed:
                 self._waiting.remove(waiting)
                 self._running += [sequence] if sequence else []
 
+    def _is_being_read(self, request: GenerationRequest) -> bool:
+        """Whether a running prompt has yet to read a beginning that this one shares: waiting for it saves that work."""
+        worth = self._prefixes.longest(request.prompt_ids)[0] + _SHARED_TOKENS
+        return any(
+            s.priority >= request.priority
+            and not s.generation.is_done
+            and self._quota.may_draw(s.owner)
+            and s.num_pending > 1
+            and s.num_shared(request.prompt_ids) > max(worth, s.cache.length)
+            for s in self._running
+        )
+
     def _start(self, waiting: _Waiting) -> Sequence | None:
         """Give a request its cache; None, and the request failed, where the backend cannot."""
         prompt_ids = waiting.request.prompt_ids
-        in_use = [(s.cached_token_ids, s.cache) for s in self._running]
-        num_cached, donor = longest_beginning([*self._prefixes.candidates(), *in_use], prompt_ids)
+        in_use = longest_beginning(((s.cached_token_ids, s.cache) for s in self._running), prompt_ids)
+        num_cached, donor = max(self._prefixes.longest(prompt_ids), in_use, key=lambda found: found[0])
         try:
             cache = self.backend.new_cache() if donor is None else donor.fork(num_cached)
         except Exception as error:  # noqa: BLE001 (as in _run)

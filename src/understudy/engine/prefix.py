@@ -14,6 +14,15 @@ class _Entry:
     cache: Cache
 
 
+class _Node:
+    """A stretch of tokens that all sequences below it share; the root's is empty."""
+
+    def __init__(self, token_ids: tuple[int, ...]) -> None:
+        self.token_ids = token_ids
+        self.children: dict[int, _Node] = {}  # by first token
+        self.entries: dict[_Entry, None] = {}  # all below, the latest last
+
+
 def longest_beginning(
     candidates: Iterable[tuple[Sequence[int], Cache]], token_ids: Sequence[int]
 ) -> tuple[int, Cache | None]:
@@ -33,10 +42,11 @@ def longest_beginning(
 
 
 class PrefixStore:
-    """Caches of past sequences, least recently used first; not thread-safe, the model thread owns it.
+    """Caches of past sequences as a tree of tokens; not thread-safe, the model thread owns it.
 
     A kept cache is never written: a request that begins like it gets a fork. Where the backend shares blocks between
-    forks, as the compiled one does, a thousand characters of one world hold its common beginning once.
+    forks, as the compiled one does, a thousand characters of one world hold its common beginning once. Finding the
+    longest beginning takes time by the prompt's length, not by how much is kept.
     """
 
     def __init__(self, *, max_sequences: int, max_bytes: int, cache_bytes_per_token: int) -> None:
@@ -49,7 +59,9 @@ class PrefixStore:
         """
         self._max_sequences = max_sequences
         self._max_tokens = max_bytes // max(1, cache_bytes_per_token)
-        self._entries: list[_Entry] = []
+        self._entries: dict[Cache, _Entry] = {}  # least recently used first
+        self._root = _Node(())
+        self._num_tokens = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -57,15 +69,26 @@ class PrefixStore:
     @property
     def num_tokens(self) -> int:
         """Tokens in all kept caches."""
-        return sum(len(e.token_ids) for e in self._entries)
+        return self._num_tokens
 
-    def candidates(self) -> list[tuple[Sequence[int], Cache]]:
-        """All kept caches, for `longest_beginning`."""
-        return [(entry.token_ids, entry.cache) for entry in self._entries]
+    def caches(self) -> list[Cache]:
+        """All kept caches, least recently used first."""
+        return list(self._entries)
+
+    def longest(self, token_ids: Sequence[int]) -> tuple[int, Cache | None]:
+        """The cache that shares the longest beginning with a prompt, and how long that is, as `longest_beginning`."""
+        prompt, node, length = tuple(token_ids[:-1]), self._root, 0
+        while (child := node.children.get(prompt[length]) if length < len(prompt) else None) is not None:
+            common = _num_common(child.token_ids, prompt[length : length + len(child.token_ids)])
+            node, length = child, length + common
+            if common < len(child.token_ids):
+                break
+        return (length, next(reversed(node.entries)).cache) if length else (0, None)
 
     def touch(self, cache: Cache) -> None:
         """Count a cache as just used, so that it goes last."""
-        self._entries.sort(key=lambda entry: entry.cache is cache)
+        if entry := self._entries.pop(cache, None):
+            self._entries[cache] = entry
 
     def put(self, token_ids: Sequence[int], cache: Cache) -> None:
         """Keep a cache that no sequence uses any more; the longest unused ones go when it gets too much.
@@ -78,21 +101,63 @@ class PrefixStore:
         kept = tuple(token_ids)
         if not kept or len(kept) > self._max_tokens:
             return
-        # A beginning of the new sequence can serve nothing that the new one does not serve as well.
-        self._entries = [e for e in self._entries if e.token_ids != kept[: len(e.token_ids)]]
-        self._entries.append(_Entry(kept, cache))
-        while len(self._entries) > self._max_sequences or self.num_tokens > self._max_tokens:
+        entry = _Entry(kept, cache)
+        for shorter in self._insert(entry):
+            self._remove(shorter)
+        self._entries[cache] = entry
+        self._num_tokens += len(kept)
+        while len(self._entries) > self._max_sequences or self._num_tokens > self._max_tokens:
             self.drop_oldest()
 
     def drop_oldest(self) -> bool:
         """Forget the cache that was unused for longest; False if there is none."""
         if not self._entries:
             return False
-        del self._entries[0]
+        self._remove(next(iter(self._entries.values())))
         return True
+
+    def _insert(self, entry: _Entry) -> list[_Entry]:
+        """Add a sequence to the tree; returns those that are a beginning of it, and so can serve nothing more."""
+        node, at, beginnings = self._root, 0, []
+        node.entries[entry] = None
+        while at < len(entry.token_ids):
+            child = node.children.get(entry.token_ids[at])
+            if child is None:
+                child = node.children[entry.token_ids[at]] = _Node(entry.token_ids[at:])
+            common = _num_common(child.token_ids, entry.token_ids[at : at + len(child.token_ids)])
+            if common < len(child.token_ids):
+                child = node.children[entry.token_ids[at]] = _split(child, common)
+            node, at = child, at + common
+            beginnings += [e for e in node.entries if len(e.token_ids) == at]
+            node.entries[entry] = None
+        return beginnings
+
+    def _remove(self, entry: _Entry) -> None:
+        node, at = self._root, 0
+        del node.entries[entry]
+        while at < len(entry.token_ids):
+            child = node.children[entry.token_ids[at]]
+            del child.entries[entry]
+            at += len(child.token_ids)
+            if not child.entries:
+                del node.children[child.token_ids[0]]
+            node = child
+        del self._entries[entry.cache]
+        self._num_tokens -= len(entry.token_ids)
+
+
+def _split(node: _Node, length: int) -> _Node:
+    """A node of the first tokens, above what is left of the old one."""
+    upper = _Node(node.token_ids[:length])
+    upper.entries = dict(node.entries)
+    node.token_ids = node.token_ids[length:]
+    upper.children[node.token_ids[0]] = node
+    return upper
 
 
 def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
+    if first == second:
+        return len(first)
     for place, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return place

@@ -10,6 +10,7 @@ from understudy.engine.backend import Cache, Step
 from understudy.engine.detokenizer import TextAssembler
 from understudy.engine.generation import Generation
 from understudy.engine.lookup import PromptLookup
+from understudy.engine.prefix import longest_beginning
 from understudy.engine.request import Chunk, FinishReason, GenerationRequest
 from understudy.engine.sampling import Sampler
 from understudy.errors import EngineError
@@ -69,6 +70,10 @@ class Sequence:
     def cached_token_ids(self) -> list[int]:
         """(S,) the tokens in the cache."""
         return self._tokens[: self.cache.length]
+
+    def num_shared(self, prompt_ids: tuple[int, ...]) -> int:
+        """Tokens that a prompt's beginning has in common with this one's."""
+        return longest_beginning([(self._request.prompt_ids, self.cache)], prompt_ids)[0]
 
     def expire(self) -> None:
         """End the answer with what it has."""
