@@ -130,7 +130,7 @@ NB_MODULE(_native, m) {
             Limits limits = measure_limits(num_threads, kernels, bytes);
             return std::pair(limits.bytes_per_s, limits.int8_ops_per_s);
         },
-        "num_threads"_a, "kernels"_a, "bytes"_a);
+        "num_threads"_a, "kernels"_a, "num_bytes"_a);
 
     nb::class_<ModelShape>(m, "ModelShape")
         .def("__init__",

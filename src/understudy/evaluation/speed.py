@@ -95,31 +95,16 @@ def measure_speed(
             report(f"prefill {length}")
             rows = _alternate(running, repeats, lambda e, n=length: n / e.ask(prefill=n)["seconds"])  # type: ignore[misc]
             found += _rows(f"prefill {length}", rows, "tokens/s")
-        known, new = persona
-        report(f"first token after {known} + {new}")
-        rows = _alternate(running, 1, lambda e: e.ask(prefill=known + new)["seconds"])
-        found += _rows(f"first token after {known} + {new}, cold", rows, "s")
-        rows = _alternate(running, repeats, lambda e: e.ask(extend=new, after=known)["seconds"])
-        found += _rows(f"first token after {known} + {new}, warm", rows, "s")
+        report("first token after {} + {}".format(*persona))
+        found += _first_token(running, *persona, repeats)
         for depth in depths:
             report(f"decode at {depth}")
-            for engine in running:
-                engine.ask(prefill=depth)
-            rows = _alternate(running, repeats, lambda e: 1 / e.ask(decode=_DECODE_TOKENS)["seconds_a_token"])
-            found += _rows(f"decode at {depth}", rows, "tokens/s")
+            found += _decode(running, depth, repeats)
         for count in characters:
             report(f"{count} characters at once")
-            able = [e for e in running if e.name == "understudy"]
-            for engine in able:
-                engine.ask(prefill=128, branch=count)
-            rows = _alternate(able, repeats, lambda e, n=count: n / e.ask(decode=_DECODE_TOKENS)["seconds_a_token"])  # type: ignore[misc]
-            found += _rows(f"{count} characters at once", rows, "tokens/s")
+            found += _characters(running, count, repeats)
         for engine in running:
-            last: dict[str, Any] = engine.ask()
-            for what in ("peak", "mapped"):
-                found.append(
-                    Measurement(what=f"{what} memory", engine=engine.name, value=last[f"{what}_bytes"], unit="bytes")
-                )
+            found += _memory(engine)
         report("the machine's limits")
         floors: dict[str, float] = next((e.ask(floors=1)["floors"] for e in running if e.name == "understudy"), {})
         versions = {engine.name: engine.version for engine in running}
@@ -129,6 +114,36 @@ def measure_speed(
         limits={name: floors[name] for name in ("bytes_per_s", "int8_ops_per_s") if name in floors},
         ceilings=_ceilings(floors, prefills, depths) if floors else {},
     )
+
+
+def _first_token(engines: Sequence[EngineProcess], known: int, new: int, repeats: int) -> list[Measurement]:
+    what = f"first token after {known} + {new}"
+    cold = _alternate(engines, 1, lambda e: e.ask(prefill=known + new)["seconds"])
+    warm = _alternate(engines, repeats, lambda e: e.ask(extend=new, after=known)["seconds"])
+    return [*_rows(f"{what}, cold", cold, "s"), *_rows(f"{what}, warm", warm, "s")]
+
+
+def _decode(engines: Sequence[EngineProcess], depth: int, repeats: int) -> list[Measurement]:
+    for engine in engines:
+        engine.ask(prefill=depth)
+    rows = _alternate(engines, repeats, lambda e: 1 / e.ask(decode=_DECODE_TOKENS)["seconds_a_token"])
+    return _rows(f"decode at {depth}", rows, "tokens/s")
+
+
+def _characters(engines: Sequence[EngineProcess], count: int, repeats: int) -> list[Measurement]:
+    able = [engine for engine in engines if engine.name == "understudy"]
+    for engine in able:
+        engine.ask(prefill=128, branch=count)
+    rows = _alternate(able, repeats, lambda e: count / e.ask(decode=_DECODE_TOKENS)["seconds_a_token"])
+    return _rows(f"{count} characters at once", rows, "tokens/s")
+
+
+def _memory(engine: EngineProcess) -> list[Measurement]:
+    last: dict[str, Any] = engine.ask()
+    return [
+        Measurement(what=f"{what} memory", engine=engine.name, value=last[f"{what}_bytes"], unit="bytes")
+        for what in ("peak", "mapped")
+    ]
 
 
 def _ceilings(floors: dict[str, float], prefills: Sequence[int], depths: Sequence[int]) -> dict[str, float]:

@@ -27,7 +27,7 @@ DEFAULT_MIX: Mapping[str, float] = {
     "copy": 0.01,
     "ledger": 0.04,
 }
-_REAL_SHARE = 0.2  # of characters: a hand-written card
+_REAL_SHARE = 0.3  # of characters: a hand-written card
 _JOINED_SHARE = 0.2  # of dialogues: one line asks two things at once
 _OF_KIND = {"tool": "tool", "lore": "rag", "mixed": "rag"}
 _LISTED = ("facts_persona.json", "facts_lore.json", "recall.json", "tools.json", "smalltalk.json")
