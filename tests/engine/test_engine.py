@@ -143,7 +143,11 @@ def test_many_threads(lab: "Lab") -> None:
 
 
 def test_cancel_ends_the_reader_at_once(lab: "Lab", wait_until: "WaitUntil") -> None:
-    engine = lab.scripted(lambda ids: lab.byte(65))
+    def slowly(_ids: Any) -> int:
+        time.sleep(0.002)  # so that the answer is not complete before the reader wakes
+        return lab.byte(65)
+
+    engine = lab.scripted(slowly)
     generation = engine.submit(lab.request())
     chunks = iter(generation)
     next(chunks)
