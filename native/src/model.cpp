@@ -20,8 +20,7 @@ KvPool::KvPool(const ModelShape& shape, int64_t num_blocks, bool is_8bit)
       memory_(static_cast<size_t>(num_layers_ * num_blocks_ * block_bytes_)) {}
 
 void KvPool::copy_block(int64_t from, int64_t to) {
-    for (int64_t i = 0; i < num_layers_; ++i)
-        std::memcpy(layer(i) + to * block_bytes_, layer(i) + from * block_bytes_, static_cast<size_t>(block_bytes_));
+    std::memcpy(memory_.data() + to * block_stride(), memory_.data() + from * block_stride(), static_cast<size_t>(block_stride()));
 }
 
 Model::Model(const ModelShape& shape, int num_threads, const std::string& kernels)
@@ -234,7 +233,7 @@ void Model::rotate_and_store(int member, KvPool& pool, std::span<const Stretch> 
         turn(key);
         const Token& token = tokens_[static_cast<size_t>(m)];
         int64_t block = stretches[static_cast<size_t>(token.stretch)].table[token.position / kBlockTokens];
-        uint8_t* at = pool.layer(layer) + block * pool.block_bytes() + k * pool.head_bytes();
+        uint8_t* at = pool.layer(layer) + block * pool.block_stride() + k * pool.head_bytes();
         (pool.is_8bit() ? kernels_->store_8bit : kernels_->store_16bit)(key, row + (heads + kv + k) * size, size,
                                                                         token.position % kBlockTokens, at);
     }
@@ -265,7 +264,7 @@ void Model::attention(int member, KvPool& pool, std::span<const Stretch> stretch
         work.first_seen = tokens_[static_cast<size_t>(task.first)].position + 1;
         work.pool = pool.layer(layer);
         work.table = stretches[static_cast<size_t>(task.stretch)].table;
-        work.block_bytes = pool.block_bytes();
+        work.block_bytes = pool.block_stride();
         work.head_offset = task.kv_head * pool.head_bytes();
         work.scores = scores;
         work.scores_stride = scores_stride_;

@@ -47,7 +47,7 @@ struct AttentionTask {
     int64_t num_rows, group, head_dim, first_seen;
     const uint8_t* pool;     // of one layer
     const int32_t* table;    // block of the sequence's tokens 32 i .. 32 i + 31
-    int64_t block_bytes;     // of all heads
+    int64_t block_bytes;     // from one block to the next
     int64_t head_offset;     // of this KV head inside a block
     float* scores;
     int64_t scores_stride;

@@ -19,15 +19,17 @@ struct ModelShape {
     float rope_theta, norm_eps;
 };
 
-// Keys and values of all sequences, in blocks of kBlockTokens tokens that the caller hands out; block i of every layer
-// belongs to the same owner. Memory is reserved at once and taken as blocks are first written.
+// Keys and values of all sequences, in blocks of kBlockTokens tokens that the caller hands out; a block holds those of every
+// layer, side by side, so that a sequence takes little more than its bytes. Memory is reserved at once and taken as blocks
+// are first written.
 class KvPool {
 public:
     KvPool(const ModelShape& shape, int64_t num_blocks, bool is_8bit);
 
-    uint8_t* layer(int64_t index) const { return memory_.data() + static_cast<size_t>(index * num_blocks_ * block_bytes_); }
+    uint8_t* layer(int64_t index) const { return memory_.data() + static_cast<size_t>(index * block_bytes_); }
     int64_t num_blocks() const { return num_blocks_; }
     int64_t block_bytes() const { return block_bytes_; }  // of one layer
+    int64_t block_stride() const { return num_layers_ * block_bytes_; }  // from a layer's block to its next
     int64_t head_bytes() const { return head_bytes_; }
     int64_t num_layers() const { return num_layers_; }
     bool is_8bit() const { return is_8bit_; }

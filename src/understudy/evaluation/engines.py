@@ -18,6 +18,7 @@ __all__ = ["ENGINES", "EngineProcess", "MeasuredEngine", "installed_engines", "s
 
 _FIRST_ID, _NUM_IDS = 12, 256  # of a synthetic model: bytes
 _LIMIT_BYTES = 1 << 30
+_PREFILL_TOKENS = 256  # as the engine's default
 
 
 class MeasuredEngine(Protocol):
@@ -58,9 +59,10 @@ class _Understudy:
     def _read(self, token_ids: list[int]) -> None:
         from understudy.engine.backend import Step
 
-        for start in range(0, len(token_ids), 512):
-            part = token_ids[start : start + 512]
-            self.backend.forward([Step(self._caches[0], part, int(start + 512 >= len(token_ids)))])
+        for start in range(0, len(token_ids), _PREFILL_TOKENS):
+            part = token_ids[start : start + _PREFILL_TOKENS]
+            is_last = start + _PREFILL_TOKENS >= len(token_ids)
+            self.backend.forward([Step(self._caches[0], part, int(is_last))])
 
     def decode(self, token_id: int) -> None:
         from understudy.engine.backend import Step
