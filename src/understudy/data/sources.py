@@ -7,11 +7,12 @@ a model be shipped with attribution stand here; `NOTICE` names them all.
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from understudy.data.files import read_bytes, read_json_lines, read_tar_texts
+from understudy.data.recast import Recaster, lower_case_words
 from understudy.errors import DataError
 from understudy.prompt.persona import Persona, persona_prompt
 
@@ -98,6 +99,7 @@ _WORLDS = (
     "vantage_nine",
 )
 _PLAIN_ROUNDS = 25
+_RECAST_ROUNDS = 60
 _EVERYDAY = ("everyday", "everyday_quests", "everyday_voices", "everyday_tools", "everyday_rag", "everyday_guard")
 
 
@@ -130,7 +132,33 @@ def _worlds_plain(folder: Path) -> Iterator[Dialogue]:
 
     Prompts are as `understudy chat` shows them. Some questions are about a passage that is not there.
     """
-    rng = random.Random(57)
+    return _plain_rounds(folder, random.Random(57), _PLAIN_ROUNDS)
+
+
+def _worlds_recast(folder: Path) -> Iterator[Dialogue]:
+    """The plain questions with other names, numbers and things in every dialogue."""
+    rng = random.Random(58)
+    texts = [text for name in _WORLDS for text in _prose_of(_worlds_folder(folder) / name)]
+    return _recast(_plain_rounds(folder, rng, _RECAST_ROUNDS), texts, rng)
+
+
+def _recast(records: Iterable[Dialogue], texts: Iterable[str], rng: random.Random) -> Iterator[Dialogue]:
+    recaster = Recaster(rng, lower_case_words(texts))
+    for record in records:
+        other = recaster.recast()
+        turns = [{**turn, "content": other(turn["content"])} for turn in record["turns"]]
+        context = [other(passage) for passage in record["context"]]
+        yield {**record, "system": other(record["system"]), "context": context, "turns": turns}
+
+
+def _prose_of(root: Path) -> Iterator[str]:
+    for entry in json.loads(read_bytes(root / "world.json"))["lore"]:
+        yield entry["text"]
+    for card in json.loads(read_bytes(root / "characters.json")):
+        yield from (card[field] for field in ("description", "personality", "speech_style", "scenario"))
+
+
+def _plain_rounds(folder: Path, rng: random.Random, rounds: int) -> Iterator[Dialogue]:
     here = Path(__file__).parent
     unknown = json.loads(read_bytes(here / "lookup" / "unknown.json"))["answers"]
     refusals = [text for text in unknown if "{" not in text]
@@ -142,7 +170,7 @@ def _worlds_plain(folder: Path) -> Iterator[Dialogue]:
         plain = json.loads(read_bytes(here / "plain" / f"{name}.json"))
         lore = {entry["id"]: entry["text"] for entry in world["lore"]}
         cards = json.loads(read_bytes(root / "characters.json"))
-        for _ in range(_PLAIN_ROUNDS):
+        for _ in range(rounds):
             for card in cards:
                 shown = rng.sample(sorted(lore), rng.choice((0, 0, 1, 2)))
                 yield _plain_talk(rng, card, world, [lore[i] for i in shown], plain["cards"][card["id"]])
@@ -236,6 +264,12 @@ def _fairytale_questions(folder: Path) -> Iterator[Dialogue]:
                 yield {"system": rng.choice(openings), "context": context, "tools": [], "turns": turns}
 
 
+def _fairytale_recast(folder: Path) -> Iterator[Dialogue]:
+    """FairytaleQA twice over with other names, numbers and things."""
+    records = [record for _ in range(2) for record in _fairytale_questions(folder)]
+    return _recast(records, _fairytales(folder), random.Random(172))
+
+
 def _spoken(answer: str) -> str:
     answer = " ".join(answer.split()).rstrip(" .")
     return answer[:1].upper() + answer[1:] + "." if answer else ""
@@ -251,8 +285,10 @@ TEXT_SOURCES: dict[str, Callable[[Path], Iterator[str]]] = {
 DIALOGUE_SOURCES: dict[str, Callable[[Path], Iterator[Dialogue]]] = {
     "everyday": _everyday,
     "fairytale_questions": _fairytale_questions,
+    "fairytale_recast": _fairytale_recast,
     "persona_chat": _persona_chat,
     "worlds": _worlds,
     "worlds_as_played": _worlds_as_played,
     "worlds_plain": _worlds_plain,
+    "worlds_recast": _worlds_recast,
 }

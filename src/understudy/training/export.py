@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,6 +10,7 @@ from understudy.errors import DataError
 from understudy.model.gguf_writer import write_gguf
 from understudy.prompt.chat_template import NEMOTRON_CHAT_TEMPLATE
 from understudy.tokenizer import Tokenizer
+from understudy.training.folder import write_folder
 from understudy.training.model import NemotronLM, to_hf_tensors
 from understudy.training.recipe import Recipe
 
@@ -48,7 +48,7 @@ def export_run(recipe: Recipe, run: Path, *, step: int | None = None) -> tuple[P
     tensors = to_hf_tensors(model)
     resolved = json.dumps({**dataclasses.asdict(recipe), "trained_steps": state["step"]}, sort_keys=True, default=dict)
     folder, gguf = run / recipe.name, run / f"{recipe.name}.gguf"
-    _write_folder(folder, recipe, tensors, tokenizer, resolved)
+    write_folder(folder, recipe.model, tensors, tokenizer, metadata={"understudy.recipe": resolved})
     write_gguf(
         gguf,
         recipe.model,
@@ -64,34 +64,3 @@ def export_run(recipe: Recipe, run: Path, *, step: int | None = None) -> tuple[P
         },
     )
     return folder, gguf
-
-
-def _write_folder(
-    folder: Path, recipe: Recipe, tensors: dict[str, torch.Tensor], tokenizer: Tokenizer, resolved: str
-) -> None:
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "model.safetensors.part"
-    save_file(tensors, part, metadata={"format": "pt", "understudy.recipe": resolved})
-    part.replace(folder / "model.safetensors")
-    config = recipe.model
-    names = {token_id: text for text, token_id in tokenizer.specials.items()}
-    tokenizer_config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": names.get(config.bos_token_id),
-        "eos_token": names.get(config.eos_token_id),
-        "pad_token": names.get(config.pad_token_id or 0),
-        "add_bos_token": False,
-        "model_max_length": config.max_position_embeddings,
-    }
-    _write_json(folder / "config.json", config.to_hf())
-    _write_json(folder / "tokenizer.json", tokenizer.definition)
-    _write_json(folder / "tokenizer_config.json", tokenizer_config)
-    (folder / "chat_template.jinja").write_text(NEMOTRON_CHAT_TEMPLATE, encoding="utf-8")
-
-
-def _write_json(path: Path, value: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.replace(path)

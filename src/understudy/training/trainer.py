@@ -20,6 +20,7 @@ from understudy.training.corpus import open_corpus
 from understudy.training.metrics import LookupProbes, bits_per_byte
 from understudy.training.model import NemotronLM, from_hf_tensors
 from understudy.training.muon import Muon
+from understudy.training.objective import CrossEntropy, Objective
 from understudy.training.recipe import OptimizerRecipe, Recipe, StageRecipe
 
 __all__ = ["Progress", "Trainer"]
@@ -45,9 +46,17 @@ class Trainer:
     """Trains the model of a recipe; `run` yields progress and may be stopped and started again at any moment."""
 
     def __init__(
-        self, recipe: Recipe, *, data: Path, output: Path, tokenizer: Tokenizer, report: Callable[[str], None]
+        self,
+        recipe: Recipe,
+        *,
+        data: Path,
+        output: Path,
+        tokenizer: Tokenizer,
+        report: Callable[[str], None],
+        objective: Objective | None = None,
     ) -> None:
         self.recipe, self.output, self.tokenizer = recipe, output, tokenizer
+        self.objective = objective or CrossEntropy()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.seed)
         self.model = NemotronLM(recipe.model).to(self.device)
@@ -104,7 +113,7 @@ class Trainer:
         for part in batch:
             ids, weights = torch.from_numpy(part.token_ids), torch.from_numpy(part.weights)
             with self.autocast:
-                total = self.model.loss_sum(ids.to(self.device), weights.to(self.device))
+                total = self.objective.loss_sum(self.model, ids.to(self.device), weights.to(self.device))
             mean = total / float(part.weights.sum())
             losses[part.source] = float(mean.detach())
             (mean * part.share).backward()

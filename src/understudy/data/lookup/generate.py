@@ -35,7 +35,7 @@ _LISTED = ("facts_persona.json", "facts_lore.json", "recall.json", "tools.json",
 
 def _join_lines(scene: Scene, rng: random.Random) -> None:
     """Makes one exchange of two neighbouring ones: "Good evening. Who are you, and what does a bed cost?"."""
-    number = rng.randrange(len(scene.answers))
+    number = 0 if rng.random() < 0.4 else rng.randrange(len(scene.answers))
     first, second = scene.turns[2 * number : 2 * number + 2], scene.turns[2 * number + 2 : 2 * number + 4]
     if len(second) < 2:
         return

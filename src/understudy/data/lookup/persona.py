@@ -30,6 +30,8 @@ __all__ = ["MAX_WORDS", "Character", "PersonaKit", "Stated"]
 
 MAX_WORDS = 112
 MAX_PORTRAIT_WORDS = 140
+_LONG_WORDS = 230
+_LONG_SHARE = 0.25  # of made-up characters: a long card, with up to fourteen facts
 
 _SENTENCES = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 _TOLD_BY_CARDS = ("age", "home_town", "pb_build_hair", "siblings", "years_in_trade")
@@ -76,6 +78,7 @@ class PersonaKit:
             rng: the source of chance.
         """
         self._rng = rng
+        self._words = MAX_WORDS
         self._names = slots.names
         self._role: Maker = slots.maker("role", {}, "prompts.json")
         self.facts = tuple(fact for fact, _ in load_facts(folder / "facts_persona.json", slots))
@@ -114,6 +117,10 @@ class PersonaKit:
             The character.
         """
         rng = self._rng
+        if most > 3 and rng.random() < _LONG_SHARE:
+            least, most, self._words = most, 14, _LONG_WORDS
+        else:
+            self._words = MAX_WORDS
         name, first = self._names.parts()
         role, place = self._role(), self._names.place()
         full = {"name": name, "first": first, "role": role, "place": place}
@@ -187,7 +194,7 @@ class PersonaKit:
         words = len(lines[0].split())
         for fact in facts:
             wordings = fact.third if about and fact.third else () if third else fact.statements
-            line = self._state(one, fact, wordings) if wordings and words < MAX_WORDS - 20 else None
+            line = self._state(one, fact, wordings) if wordings and words < self._words - 20 else None
             if line:
                 lines.append(line)
                 words += len(line.split())
@@ -205,7 +212,9 @@ class PersonaKit:
         one.system = ". ".join(line.removesuffix(".") for line in lines) + "."
         for key, chance in (("traits", 0.6), ("speech", 0.6), ("meetings", 0.5)):
             line = rng.choice(self.background[key])
-            if rng.random() < chance and len(one.system.split()) + len(line.split()) < MAX_PORTRAIT_WORDS:
+            if rng.random() < chance and len(one.system.split()) + len(line.split()) < max(
+                self._words, MAX_PORTRAIT_WORDS
+            ):
                 one.system += f" {line}"
 
     def _card(self, one: Character, full: dict[str, str], facts: list[Fact]) -> None:
@@ -218,7 +227,7 @@ class PersonaKit:
         mark = "- " if lines[0].startswith("- ") else ""
         for fact in facts:
             line = self._state(one, fact, fact.fields) if fact.fields else None
-            if line and sum(len(text.split()) for text in lines) < MAX_WORDS - 20:
+            if line and sum(len(text.split()) for text in lines) < self._words - 20:
                 lines.append(mark + line)
             elif line:
                 one.stated.pop()

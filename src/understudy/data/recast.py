@@ -1,0 +1,143 @@
+"""The same dialogue with other names, numbers and things, so that only the prompt tells the answer.
+
+Hand-written passages are few; a model learns their values by heart. Exchanged for others of their class, everywhere
+alike, the sentences stay and the values have to be read.
+"""
+
+import json
+import random
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from understudy.data.lookup.names import NameMaker
+
+__all__ = ["Recaster", "lower_case_words"]
+
+_WORD = re.compile(r"\b(?:([Aa]n?) )?([A-Za-z]+(?:-[A-Za-z]+)*|\d+)\b")
+_UNITS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
+_TEENS = (
+    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+    "twenty",
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_ORDINALS = ("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
+_CLASSES = (
+    *("colour", "metal", "gem", "herb", "flower", "tree", "weekday", "month", "fruit", "vegetable", "bird", "insect"),
+    *("fish", "animal", "instrument", "direction", "drink", "food", "crop", "material", "furniture", "container"),
+    *("cloth", "weapon", "tool", "building", "role"),
+)
+_KIN = (
+    ("aunt", "mother", "sister", "grandmother", "daughter", "niece"),
+    ("uncle", "father", "brother", "grandfather", "son", "nephew"),
+)
+# Words that are too often something else: a verb, a place, another class.
+_AMBIGUOUS_LINES = (
+    "back bag bank bark barn bat bear bed bench bow box brown buck can cap case chair chest church clay clerk",
+    "club cook cover crane cream cup dark date drill duck fall fence file fire fish fly glass gold guard hall",
+    "hammer hat hide home honey horse house ice ink inn iron judge lead leather light march market may milk",
+    "mill mint nail oil orange pan paper plain plane porter pot press rail ram ring room rope rose sage salt",
+    "sand saw school seal second shop silver spring staff steel stick stone stool swallow swan swift table",
+    "tea time tin turkey turn watch water well",
+)
+_AMBIGUOUS = frozenset(word for line in _AMBIGUOUS_LINES for word in line.split())
+
+
+class Recaster:
+    """Exchanges what a dialogue's answers hang on."""
+
+    def __init__(self, rng: random.Random, common: Collection[str]) -> None:
+        """Reads the word lists of the look-up generator.
+
+        Args:
+            rng: the source of chance.
+            common: lower-case words that are no names, even where they begin with a capital.
+        """
+        folder = Path(__file__).parent / "lookup"
+        lists = json.loads((folder / "wordlists.json").read_text(encoding="utf-8"))
+        parts = json.loads((folder / "names.json").read_text(encoding="utf-8"))
+        self._rng = rng
+        self._names = NameMaker(rng, parts)
+        self._class_of: dict[str, Sequence[str]] = {}
+        coins = [word for word in parts["coin"] if word.isalpha()]
+        coins = [coin.removesuffix("s") for coin in coins]
+        groups = [coins, *_KIN, *(lists[name] for name in _CLASSES)]
+        for group in groups:
+            clean = tuple(w for w in group if re.fullmatch(r"[A-Za-z]+[a-rt-z]", w) and w.lower() not in _AMBIGUOUS)
+            for word in clean:
+                self._class_of.setdefault(word.lower(), clean)
+        self._common = {*common, *self._class_of, *_AMBIGUOUS, *_UNITS, *_TEENS, *_TENS, *_ORDINALS}
+
+    def recast(self) -> Callable[[str], str]:
+        """Returns a function that exchanges words in texts of one dialogue, each word always for the same other."""
+        known: dict[str, str] = {}
+        used: set[str] = set()
+
+        def exchange(match: re.Match[str]) -> str:
+            article, word = match.group(1), match.group(2)
+            low = word.lower()
+            if low not in known:
+                new = self._other(word)
+                while new.lower() != low and new.lower() in used:
+                    new = self._other(word)
+                known[low] = new
+                used.add(new.lower())
+            new = known[low]
+            if new.lower() == low:
+                return match.group()
+            new = new[0].upper() + new[1:] if word[0].isupper() else new.lower()
+            if article is None:
+                return new
+            return f"{article[0]}{'n' if new[0].lower() in 'aeiou' else ''} {new}"
+
+        return lambda text: _WORD.sub(exchange, text)
+
+    def _other(self, word: str) -> str:
+        """Another word of the same class; the word itself where it has none."""
+        low = word.lower()
+        if word.isdigit():
+            return _other_number(self._rng, word)
+        for group in (_UNITS, _TEENS, _TENS, _ORDINALS):
+            if low in group:
+                return self._rng.choice(group)
+        if "-" in low:
+            tens, _, unit = low.partition("-")
+            if tens in _TENS and unit in ("one", *_UNITS):
+                return f"{self._rng.choice(_TENS)}-{self._rng.choice(('one', *_UNITS))}"
+            return word
+        if low in self._class_of:
+            return self._rng.choice(self._class_of[low])
+        if low.endswith("s") and low[:-1] in self._class_of:
+            return _plural(self._rng.choice(self._class_of[low[:-1]]))
+        if (
+            word[0].isupper()
+            and len(word) > 2
+            and low not in self._common
+            and low.removesuffix("s") not in self._common
+        ):
+            return self._names.first() if self._rng.random() < 0.6 else self._names.surname()
+        return word
+
+
+def _other_number(rng: random.Random, digits: str) -> str:
+    if len(digits) > 6 or digits.startswith("0"):
+        return digits
+    low = 10 ** (len(digits) - 1)
+    return str(rng.randint(max(2, low), 10 * low - 1))
+
+
+def _plural(word: str) -> str:
+    if word.endswith(("s", "x", "ch", "sh")):
+        return f"{word}es" if not word.endswith("s") else word
+    if word.endswith("y") and word[-2] not in "aeiou":
+        return f"{word[:-1]}ies"
+    return f"{word}s"
+
+
+def lower_case_words(texts: Iterable[str]) -> Mapping[str, int]:
+    """Counts the words that texts write in lower case."""
+    out: dict[str, int] = {}
+    for text in texts:
+        for word in re.findall(r"\b[a-z]+\b", text):
+            out[word] = out.get(word, 0) + 1
+    return out

@@ -1,0 +1,1 @@
+"""From text to a published small model: stages, each resumable."""

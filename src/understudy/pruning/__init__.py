@@ -1,0 +1,1 @@
+"""Smaller models cut from larger ones: importance, width, depth, vocabulary."""

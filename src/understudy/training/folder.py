@@ -1,0 +1,112 @@
+"""Hugging Face folders in and out of training."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from understudy.errors import DataError
+from understudy.model.checkpoint import LoadedModel, load_model
+from understudy.model.config import NemotronConfig
+from understudy.prompt.chat_template import NEMOTRON_CHAT_TEMPLATE
+from understudy.tokenizer import Tokenizer
+from understudy.training.model import NemotronLM, from_hf_tensors
+
+__all__ = ["read_lm", "write_folder", "write_json"]
+
+_SHARD_BYTES = 4 << 30
+
+
+def read_lm(path: Path, *, device: torch.device | str = "cpu") -> tuple[NemotronLM, LoadedModel]:
+    """Load a model folder or GGUF file for training.
+
+    Returns:
+        The model, float32, on the device, and the files that it came from.
+
+    Raises:
+        ModelFileError: there is no model, or it is damaged.
+    """
+    files = load_model(path)
+    with torch.device("meta"):
+        model = NemotronLM(files.config)
+    model.to_empty(device=device)
+    from_hf_tensors(model, {name: torch.from_numpy(weight.dense()) for name, weight in files.weights.items()})
+    return model, files
+
+
+def write_folder(
+    folder: Path,
+    config: NemotronConfig,
+    tensors: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    *,
+    chat_template: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a folder that transformers, vLLM and Understudy read; weights come last, so a torn folder has none.
+
+    Args:
+        folder: where to; made if missing, files there are replaced.
+        config: the model's shape.
+        tensors: by Hugging Face's names; sharded above 4 GiB.
+        tokenizer: its tokenizer.
+        chat_template: Jinja template; the model's own by default.
+        metadata: goes into the safetensors header, such as "understudy.recipe".
+
+    Raises:
+        DataError: the disk refuses.
+    """
+    names = {token_id: text for text, token_id in tokenizer.specials.items()}
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": names.get(config.bos_token_id),
+        "eos_token": names.get(config.eos_token_id),
+        "pad_token": names.get(config.pad_token_id or 0),
+        "add_bos_token": False,
+        "model_max_length": config.max_position_embeddings,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", config.to_hf())
+        write_json(folder / "tokenizer.json", tokenizer.definition)
+        write_json(folder / "tokenizer_config.json", tokenizer_config)
+        (folder / "chat_template.jinja").write_text(chat_template or NEMOTRON_CHAT_TEMPLATE, encoding="utf-8")
+        _write_weights(folder, tensors, {"format": "pt", **(metadata or {})})
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error}; make room or choose another folder.") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that appears only when it is complete."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
+
+
+def _write_weights(folder: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        num_bytes = tensor.numel() * tensor.element_size()
+        if shards[-1] and size + num_bytes > _SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.detach().contiguous().cpu()
+        size += num_bytes
+    files = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        files = ["model.safetensors"]
+    for file, shard in zip(files, shards, strict=True):
+        part = folder / f"{file}.part"
+        save_file(shard, part, metadata=metadata)
+        part.replace(folder / file)
+    if len(shards) > 1:
+        total = sum(t.numel() * t.element_size() for t in tensors.values())
+        weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+        write_json(
+            folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
+        )
