@@ -87,7 +87,7 @@ def test_form(kind: str, samples: dict[str, list[tuple[dict[str, Any], list[str 
         assert turns[0]["role"] == "user" and turns[-1]["role"] == "assistant"
         assert 1 <= sum(turn["role"] == "user" for turn in turns) <= 7
         assert len(answers) == len(assistant_spots(dialogue))
-        assert len(dialogue["system"].split()) < (260 if dialogue["context"] else 480)
+        assert len(dialogue["system"].split()) < (320 if dialogue["context"] else 480)
         for turn in turns:
             text = turn["content"]
             assert text or "tool_calls" in turn

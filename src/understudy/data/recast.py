@@ -15,6 +15,7 @@ from understudy.data.lookup.names import NameMaker
 __all__ = ["Recaster", "lower_case_words"]
 
 _WORD = re.compile(r"\b(?:([Aa]n?) )?([A-Za-z]+(?:-[A-Za-z]+)*|\d+)\b")
+_MAX_TRIES = 8
 _UNITS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TEENS = (
     *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
@@ -77,11 +78,9 @@ class Recaster:
             article, word = match.group(1), match.group(2)
             low = word.lower()
             if low not in known:
-                new = self._other(word)
-                while new.lower() != low and new.lower() in used:
-                    new = self._other(word)
-                known[low] = new
-                used.add(new.lower())
+                tries = (self._other(word) for _ in range(_MAX_TRIES))
+                known[low] = next((new for new in tries if new.lower() == low or new.lower() not in used), word)
+                used.add(known[low].lower())
             new = known[low]
             if new.lower() == low:
                 return match.group()
