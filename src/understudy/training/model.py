@@ -1,6 +1,7 @@
 """The Nemotron architecture in PyTorch, written for training: packed QKV, loss on chosen positions only."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +10,19 @@ from torch import Tensor, nn
 from understudy.model.config import NemotronConfig
 from understudy.training.cross_entropy import linear_cross_entropy
 
-__all__ = ["NemotronLM", "from_hf_tensors", "to_hf_tensors"]
+__all__ = [
+    "Block",
+    "BlockStates",
+    "LayerNorm1P",
+    "NemotronLM",
+    "from_hf_tensors",
+    "hf_names",
+    "rotary_tables",
+    "to_hf_tensors",
+]
 
 
-class _LayerNorm1P(nn.Module):
+class LayerNorm1P(nn.Module):
     """LayerNorm whose gain is `weight + 1`, so that weight decay pulls the gain to one."""
 
     def __init__(self, size: int, eps: float) -> None:
@@ -22,10 +32,29 @@ class _LayerNorm1P(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Norm of the last dimension."""
         return F.layer_norm(x, x.shape[-1:], self.weight + 1.0, self.bias, self.eps)
 
 
-class _Block(nn.Module):
+class BlockStates(NamedTuple):
+    """What flows through a block.
+
+    Attributes:
+        attention_input: (B, T, D), normed, feeds the q, k and v projections.
+        heads: (B, T, N * H), feeds o_proj.
+        mlp_input: (B, T, D), normed, feeds up_proj.
+        neurons: (B, T, F), after the squared ReLU, feeds down_proj.
+        after: (B, T, D), the residual stream behind the block.
+    """
+
+    attention_input: Tensor
+    heads: Tensor
+    mlp_input: Tensor
+    neurons: Tensor
+    after: Tensor
+
+
+class Block(nn.Module):
     """Attention and squared-ReLU MLP, each behind its norm."""
 
     def __init__(self, config: NemotronConfig) -> None:
@@ -33,17 +62,25 @@ class _Block(nn.Module):
         d, h = config.hidden_size, config.head_dim
         self.num_heads, self.num_kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, h
         self.rotary_dim = config.rotary_dim
-        self.input_layernorm = _LayerNorm1P(d, config.norm_eps)
+        self.input_layernorm = LayerNorm1P(d, config.norm_eps)
         self.qkv_proj = nn.Linear(d, (self.num_heads + 2 * self.num_kv_heads) * h, bias=False)
         self.o_proj = nn.Linear(self.num_heads * h, d, bias=False)
-        self.post_attention_layernorm = _LayerNorm1P(d, config.norm_eps)
+        self.post_attention_layernorm = LayerNorm1P(d, config.norm_eps)
         self.up_proj = nn.Linear(d, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, d, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.o_proj(self._attention(self.qkv_proj(self.input_layernorm(x)), cos, sin))
-        out: Tensor = x + self.down_proj(F.relu(self.up_proj(self.post_attention_layernorm(x))).square())
-        return out
+        """Residual stream behind the block, (B, T, D) to (B, T, D)."""
+        return self.states(x, cos, sin).after
+
+    def states(self, x: Tensor, cos: Tensor, sin: Tensor) -> BlockStates:
+        """All inner states for a residual stream of (B, T, D)."""
+        attention_input = self.input_layernorm(x)
+        heads = self._attention(self.qkv_proj(attention_input), cos, sin)
+        x = x + self.o_proj(heads)
+        mlp_input = self.post_attention_layernorm(x)
+        neurons = F.relu(self.up_proj(mlp_input)).square()
+        return BlockStates(attention_input, heads, mlp_input, neurons, x + self.down_proj(neurons))
 
     def _attention(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         b, t, _ = qkv.shape
@@ -72,6 +109,15 @@ def _short_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.bmm(probs, v.reshape(b * num_kv, t, h)).view(b, n, t, h)
 
 
+def rotary_tables(config: NemotronConfig, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of (T, 1, R) for positions 0 to `length` - 1, float32."""
+    r = config.rotary_dim
+    steps = torch.arange(0, r, 2, device=device, dtype=torch.float32) / r
+    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), config.rope_theta**-steps)
+    twice = torch.cat((angles, angles), -1)[:, None]
+    return twice.cos(), twice.sin()
+
+
 class NemotronLM(nn.Module):
     """`NemotronForCausalLM` for training."""
 
@@ -79,8 +125,8 @@ class NemotronLM(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(_Block(config) for _ in range(config.num_hidden_layers))
-        self.norm = _LayerNorm1P(config.hidden_size, config.norm_eps)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = LayerNorm1P(config.hidden_size, config.norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
@@ -106,14 +152,8 @@ class NemotronLM(nn.Module):
     def hidden(self, token_ids: Tensor) -> Tensor:
         """Normed last states: (B, T) ids to (B, T, D)."""
         x = self.embed_tokens(token_ids)
-        r = self.config.rotary_dim
-        steps = torch.arange(0, r, 2, device=x.device, dtype=torch.float32) / r
-        angles = torch.outer(
-            torch.arange(token_ids.shape[1], device=x.device, dtype=torch.float32), self.config.rope_theta**-steps
-        )
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        cos = torch.cat((angles, angles), -1).cos()[:, None].to(dtype)
-        sin = torch.cat((angles, angles), -1).sin()[:, None].to(dtype)
+        cos, sin = (table.to(dtype) for table in rotary_tables(self.config, token_ids.shape[1], x.device))
         for layer in self.layers:
             x = layer(x, cos, sin)
         out: Tensor = self.norm(x)
@@ -144,7 +184,7 @@ def to_hf_tensors(model: NemotronLM) -> dict[str, Tensor]:
     for name, value in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
-        parts = _hf_names(name)
+        parts = hf_names(name)
         rows = value.split(_qkv_rows(model.config)) if len(parts) > 1 else (value,)
         out.update({part: block.contiguous() for part, block in zip(parts, rows, strict=True)})
     return out
@@ -157,7 +197,7 @@ def from_hf_tensors(model: NemotronLM, tensors: Mapping[str, Tensor]) -> None:
         KeyError: a tensor is missing.
     """
     state = {
-        name: torch.cat([tensors[part] for part in _hf_names(name)])
+        name: torch.cat([tensors[part] for part in hf_names(name)])
         for name in model.state_dict()
         if not (name == "lm_head.weight" and model.config.tie_word_embeddings)
     }
@@ -166,8 +206,8 @@ def from_hf_tensors(model: NemotronLM, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(state)
 
 
-def _hf_names(name: str) -> list[str]:
-    """Hugging Face's name of a parameter; three for the packed projection."""
+def hf_names(name: str) -> list[str]:
+    """Hugging Face's name of a parameter of `NemotronLM`; three for the packed projection, whose rows are stacked."""
     if name == "lm_head.weight":
         return [name]
     if ".qkv_proj." in name:
