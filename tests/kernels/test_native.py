@@ -16,6 +16,7 @@ _SCALES = {
     StorageType.Q8_0: (0,),
     StorageType.Q4_K: (0, 2),
     StorageType.Q6_K: (208,),
+    StorageType.IQ4_XS: (0,),
 }
 
 
@@ -69,7 +70,7 @@ def test_a_row_is_the_same_whatever_shares_its_batch(kind: StorageType, isa: str
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-_WITH_LINES = (StorageType.Q4_0, StorageType.Q8_0, StorageType.Q4_K)
+_WITH_LINES = (StorageType.Q4_0, StorageType.Q8_0, StorageType.Q4_K, StorageType.IQ4_XS)
 
 
 def sparse(rows: int, cols: int, zeros: float) -> npt.NDArray[np.float32]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["StorageType", "dequantize", "num_stored_bytes", "quantize"]
+__all__ = ["IQ4_LEVELS", "StorageType", "dequantize", "num_stored_bytes", "quantize"]
 
 _F32 = npt.NDArray[np.float32]
 _U8 = npt.NDArray[np.uint8]
@@ -25,6 +25,7 @@ class StorageType(enum.IntEnum):
     Q8_0 = 8
     Q4_K = 12
     Q6_K = 14
+    IQ4_XS = 23
     BF16 = 30
 
     @property
@@ -46,7 +47,11 @@ _BLOCKS = {
     StorageType.Q8_0: (32, 2 + 32),
     StorageType.Q4_K: (256, 2 + 2 + 12 + 128),
     StorageType.Q6_K: (256, 128 + 64 + 16 + 2),
+    StorageType.IQ4_XS: (256, 2 + 2 + 4 + 128),
 }
+
+IQ4_LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+"""What the nibbles of IQ4_XS stand for: dense near zero, as weights are."""
 
 
 def num_stored_bytes(kind: StorageType, shape: tuple[int, ...]) -> int:
@@ -176,9 +181,25 @@ def _unpack_q6_k(blocks: _U8) -> _F32:
     return steps * levels.reshape(count, 16, 16).astype(np.float32)
 
 
+def _unpack_iq4_xs(blocks: _U8) -> _F32:
+    """d: f16 | u16: high two bits of 8 scales | 4 bytes: their low nibbles | 128 bytes of nibbles, 32 values a 16 bytes.
+
+    Value = d * (scale - 32) * IQ4_LEVELS[nibble]; of 16 bytes the low nibbles are values 0-15, the high ones 16-31.
+    """
+    count = len(blocks)
+    high = np.ascontiguousarray(blocks[:, 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16)
+    low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(count, 8)
+    scales = (low | (high.astype(np.uint8) & 3) << 4).view(np.int8) - np.int8(32)
+    packed = blocks[:, 8:].reshape(count, 8, 16)
+    levels = IQ4_LEVELS[np.concatenate([packed & 15, packed >> 4], axis=2)]
+    steps: _F32 = (_half(blocks[:, 0:2]) * scales.astype(np.float32))[..., None]
+    return steps * levels.astype(np.float32)
+
+
 _UNPACK: dict[StorageType, Callable[[_U8], _F32]] = {
     StorageType.Q4_0: _unpack_q4_0,
     StorageType.Q8_0: _unpack_q8_0,
     StorageType.Q4_K: _unpack_q4_k,
     StorageType.Q6_K: _unpack_q6_k,
+    StorageType.IQ4_XS: _unpack_iq4_xs,
 }

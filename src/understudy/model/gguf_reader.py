@@ -22,7 +22,7 @@ _MAX_NAME_BYTES = 65535
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", _BOOL: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _KINDS = {int(kind): kind for kind in StorageType}
-_FOREIGN_KINDS = {3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 20: "IQ4_NL", 23: "IQ4_XS"}
+_FOREIGN_KINDS = {3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 20: "IQ4_NL"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
