@@ -9,7 +9,7 @@ from typing import Any, Literal
 from understudy.errors import RecipeError
 from understudy.model.config import NemotronConfig
 
-__all__ = ["OptimizerRecipe", "Recipe", "SourceRecipe", "StageRecipe", "load_recipe"]
+__all__ = ["OptimizerRecipe", "Recipe", "SourceRecipe", "StageRecipe", "load_recipe", "parse_recipe"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +127,15 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"There is no recipe at {path}; the shipped ones are in recipes/.") from error
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} is not a readable TOML file: {error}.") from error
+    return parse_recipe(raw, where=str(path))
+
+
+def parse_recipe(raw: Mapping[str, Any], *, where: str) -> Recipe:
+    """Check a recipe's tables as TOML gives them.
+
+    Raises:
+        RecipeError: an unknown key or a value out of range; the message begins with `where`.
+    """
     try:
         return Recipe(
             **{k: v for k, v in raw.items() if k not in ("model", "optimizer", "source", "stage")},
@@ -136,7 +145,7 @@ def load_recipe(path: Path) -> Recipe:
             stages=tuple(StageRecipe(**s) for s in raw.get("stage", [])),
         )
     except TypeError as error:
-        raise RecipeError(f"{path}: {error}; compare with recipes/harrow.toml.") from error
+        raise RecipeError(f"{where}: {error}; compare with recipes/harrow.toml.") from error
 
 
 def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:
