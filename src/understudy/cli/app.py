@@ -8,6 +8,7 @@ import typer
 from understudy import __version__
 from understudy.cli.bench import bench
 from understudy.cli.chat import chat
+from understudy.cli.data import data
 from understudy.cli.doctor import doctor
 from understudy.cli.serve import serve
 from understudy.cli.synth import synth
@@ -31,6 +32,7 @@ app.command()(serve)
 app.command()(doctor)
 app.command()(synth)
 app.command()(bench)
+app.command()(data)
 app.command()(train)
 
 
