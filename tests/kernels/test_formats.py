@@ -14,11 +14,8 @@ def random_bytes(kind: StorageType, shape: tuple[int, ...], seed: int) -> np.nda
     rng = np.random.default_rng(seed)
     raw = rng.integers(0, 256, num_stored_bytes(kind, shape), dtype=np.uint8)
     blocks = raw.reshape(-1, kind.block_bytes)
-    if kind.block_size > 1:
-        scale_at = {StorageType.Q6_K: [208], StorageType.Q4_K: [0, 2]}.get(kind, [0])
-    else:
-        scale_at = []
-    for at in scale_at:
+    scale_at = {StorageType.Q6_K: [208], StorageType.Q4_K: [0, 2]}.get(kind, [0])
+    for at in scale_at if kind.block_size > 1 else []:
         blocks[:, at : at + 2] = rng.normal(0, 0.1, (len(blocks), 1)).astype(np.float16).view(np.uint8)
     if kind is StorageType.F16:
         raw = rng.normal(0, 1, shape).astype(np.float16).reshape(-1).view(np.uint8)

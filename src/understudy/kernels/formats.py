@@ -182,7 +182,7 @@ def _unpack_q6_k(blocks: _U8) -> _F32:
 
 
 def _unpack_iq4_xs(blocks: _U8) -> _F32:
-    """d: f16 | u16: high two bits of 8 scales | 4 bytes: their low nibbles | 128 bytes of nibbles, 32 values a 16 bytes.
+    """d: f16 | u16: high bits of 8 scales | 4 bytes: their low nibbles | 128 bytes of nibbles, 32 values a 16 bytes.
 
     Value = d * (scale - 32) * IQ4_LEVELS[nibble]; of 16 bytes the low nibbles are values 0-15, the high ones 16-31.
     """
