@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.training.corpus import Corpus
+from understudy.training.packing import PackedDialogues
 from understudy.training.recipe import StageRecipe
 
 __all__ = ["Batcher", "MicroBatch"]
@@ -23,12 +24,14 @@ class MicroBatch:
         share: of the step's loss.
         token_ids: (B, T + 1) int64.
         weights: (B, T) float32, weight of predicting `token_ids[:, 1:]`; sums to the microbatch's total weight.
+        document_ids: (B, T) int64 where rows hold several documents: the number of each token's own in its row.
     """
 
     source: str
     share: float
     token_ids: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32]
+    document_ids: npt.NDArray[np.int64] | None = None
 
 
 class Batcher:
@@ -44,6 +47,7 @@ class Batcher:
             if c.stream is not None and c.recipe.kind == "repeat"
         }
         self._buckets = {c.recipe.name: _bucket_index(c) for c in corpora if c.dialogues is not None}
+        self._packed: dict[tuple[str, int], PackedDialogues] = {}
 
     def draw(self, stage: StageRecipe, step: int) -> list[MicroBatch]:
         """The step's microbatches, one for each source of the mixture."""
@@ -51,14 +55,33 @@ class Batcher:
         batch = []
         for number, (name, weight) in enumerate(sorted(stage.mixture.items())):
             if weight > 0:
-                rng = np.random.default_rng((self._seed, step, number))
                 tokens = int(stage.batch_tokens * weight / total)
+                if stage.packing and self._corpora[name].dialogues is not None:
+                    rows = max(1, tokens // stage.length)
+                    drawn = self._pack(name, stage.length).draw(step * rows, rows)
+                    batch.append(MicroBatch(name, weight / total, *drawn))
+                    continue
+                rng = np.random.default_rng((self._seed, step, number))
                 draw = {"text": self._text, "repeat": self._repeat}.get(
                     self._corpora[name].recipe.kind, self._dialogues
                 )
                 ids, weights = draw(self._corpora[name], stage.length, tokens, rng)
                 batch.append(MicroBatch(name, weight / total, ids, weights))
         return batch
+
+    def _pack(self, name: str, length: int) -> PackedDialogues:
+        if (name, length) not in self._packed:
+            corpus = self._corpora[name]
+            assert corpus.dialogues is not None
+            self._packed[name, length] = PackedDialogues(
+                corpus.dialogues,
+                corpus.members,
+                length=length,
+                prompt_weight=corpus.recipe.prompt_weight,
+                pad=self._pad,
+                seed=(self._seed, *name.encode()),
+            )
+        return self._packed[name, length]
 
     def _text(
         self, corpus: Corpus, length: int, tokens: int, rng: np.random.Generator
@@ -112,6 +135,6 @@ class Batcher:
 
 def _bucket_index(corpus: Corpus) -> Mapping[int, npt.NDArray[np.int64]]:
     assert corpus.dialogues is not None
-    lengths = np.diff(corpus.dialogues.offsets)
+    lengths = np.diff(corpus.dialogues.offsets)[corpus.members]
     rounded = -(-(lengths - 1) // _BUCKET) * _BUCKET
-    return {int(b): np.nonzero(rounded == b)[0] for b in np.unique(rounded)}
+    return {int(b): corpus.members[rounded == b] for b in np.unique(rounded)}

@@ -34,6 +34,19 @@ class Corpus:
     stream: npt.NDArray[np.unsignedinteger[Any]] | None = None
     dialogues: EncodedDialogues | None = None
 
+    @property
+    def held_out(self) -> npt.NDArray[np.int64]:
+        """Indices of the dialogues that are kept from training, chosen by chance."""
+        total = len(self.dialogues) if self.dialogues else 0
+        chosen = np.random.default_rng((self.recipe.seed, 41)).permutation(total)
+        return np.sort(chosen[: round(self.recipe.held_out * total)])
+
+    @property
+    def members(self) -> npt.NDArray[np.int64]:
+        """Indices of the dialogues to train on."""
+        total = len(self.dialogues) if self.dialogues else 0
+        return np.setdiff1d(np.arange(total), self.held_out)
+
 
 def open_corpus(
     recipe: SourceRecipe, *, data: Path, cache: Path, tokenizer: Tokenizer, eos: int, report: Callable[[str], None]

@@ -6,9 +6,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from understudy.model.config import NemotronConfig
 from understudy.training.cross_entropy import linear_cross_entropy
+from understudy.training.segments import Segments, find_segments
 
 __all__ = [
     "Block",
@@ -18,6 +20,7 @@ __all__ = [
     "from_hf_tensors",
     "hf_names",
     "rotary_tables",
+    "state_from_hf",
     "to_hf_tensors",
 ]
 
@@ -69,29 +72,37 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(d, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, d, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, segments: Segments | None = None) -> Tensor:
         """Residual stream behind the block, (B, T, D) to (B, T, D)."""
-        return self.states(x, cos, sin).after
+        return self.states(x, cos, sin, segments).after
 
-    def states(self, x: Tensor, cos: Tensor, sin: Tensor) -> BlockStates:
+    def states(self, x: Tensor, cos: Tensor, sin: Tensor, segments: Segments | None = None) -> BlockStates:
         """All inner states for a residual stream of (B, T, D)."""
         attention_input = self.input_layernorm(x)
-        heads = self._attention(self.qkv_proj(attention_input), cos, sin)
+        heads = self._attention(self.qkv_proj(attention_input), cos, sin, segments)
         x = x + self.o_proj(heads)
         mlp_input = self.post_attention_layernorm(x)
         neurons = F.relu(self.up_proj(mlp_input)).square()
         return BlockStates(attention_input, heads, mlp_input, neurons, x + self.down_proj(neurons))
 
-    def _attention(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _attention(self, qkv: Tensor, cos: Tensor, sin: Tensor, segments: Segments | None) -> Tensor:
         b, t, _ = qkv.shape
         qkv = qkv.view(b, t, -1, self.head_dim)
         qk, v = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
         r, half = self.rotary_dim, self.rotary_dim // 2
         rotated = torch.cat((-qk[..., half:r], qk[..., :half]), -1)
-        qk = torch.cat((qk[..., :r] * cos + rotated * sin, qk[..., r:]), -1).transpose(1, 2)
-        q, k = qk.split((self.num_heads, self.num_kv_heads), dim=1)
+        qk = torch.cat((qk[..., :r] * cos + rotated * sin, qk[..., r:]), -1)
+        sizes = segments.sizes if segments else None
+        if sizes:  # all rows end to end, to be cut into documents
+            qk, v = qk.flatten(0, 1)[None], v.flatten(0, 1)[None]
+        q, k = qk.transpose(1, 2).split((self.num_heads, self.num_kv_heads), dim=1)
         v = v.transpose(1, 2)
-        if qkv.device.type == "cpu":
+        if sizes:
+            parts = zip(*(x.split(sizes, dim=2) for x in (q, k, v)), strict=True)
+            out = torch.cat([_short_attention(*part) for part in parts], dim=2)
+        elif segments:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=segments.mask, enable_gqa=True)
+        elif qkv.device.type == "cpu":
             out = _short_attention(q, k, v)
         else:
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
@@ -124,6 +135,7 @@ class NemotronLM(nn.Module):
     def __init__(self, config: NemotronConfig) -> None:
         super().__init__()
         self.config = config
+        self.activation_checkpointing = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = LayerNorm1P(config.hidden_size, config.norm_eps)
@@ -149,22 +161,35 @@ class NemotronLM(nn.Module):
             elif parameter.dim() == 2:
                 nn.init.normal_(parameter, std=scale)
 
-    def hidden(self, token_ids: Tensor) -> Tensor:
-        """Normed last states: (B, T) ids to (B, T, D)."""
+    def hidden(self, token_ids: Tensor, document_ids: Tensor | None = None) -> Tensor:
+        """Normed last states: (B, T) ids to (B, T, D).
+
+        Args:
+            token_ids: (B, T) ids.
+            document_ids: (B, T), for rows of several documents: tokens with the same number in a row are one document,
+                see only each other, and count their positions from 0.
+        """
         x = self.embed_tokens(token_ids)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         cos, sin = (table.to(dtype) for table in rotary_tables(self.config, token_ids.shape[1], x.device))
+        segments = None
+        if document_ids is not None:
+            segments = find_segments(document_ids)
+            cos, sin = cos[segments.positions], sin[segments.positions]
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, cos, sin, segments, use_reentrant=False)
+            else:
+                x = layer(x, cos, sin, segments)
         out: Tensor = self.norm(x)
         return out
 
-    def forward(self, token_ids: Tensor) -> Tensor:
+    def forward(self, token_ids: Tensor, document_ids: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of ids (B, T)."""
-        out: Tensor = self.lm_head(self.hidden(token_ids))
+        out: Tensor = self.lm_head(self.hidden(token_ids, document_ids))
         return out
 
-    def loss_sum(self, token_ids: Tensor, weights: Tensor) -> Tensor:
+    def loss_sum(self, token_ids: Tensor, weights: Tensor, document_ids: Tensor | None = None) -> Tensor:
         """Weighted sum of next-token cross-entropies, in nats.
 
         Only positions whose weight is not zero reach the vocabulary-wide output layer.
@@ -172,8 +197,9 @@ class NemotronLM(nn.Module):
         Args:
             token_ids: (B, T + 1) ids.
             weights: (B, T) weight of predicting `token_ids[:, 1:]`.
+            document_ids: (B, T), see `hidden`.
         """
-        hidden = self.hidden(token_ids[:, :-1])
+        hidden = self.hidden(token_ids[:, :-1], document_ids)
         chosen = weights > 0
         return linear_cross_entropy(hidden[chosen], self.lm_head.weight, token_ids[:, 1:][chosen], weights[chosen])
 
@@ -196,6 +222,15 @@ def from_hf_tensors(model: NemotronLM, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         KeyError: a tensor is missing.
     """
+    model.load_state_dict(state_from_hf(model, tensors))
+
+
+def state_from_hf(model: NemotronLM, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State dictionary of a model from tensors with Hugging Face names.
+
+    Raises:
+        KeyError: a tensor is missing.
+    """
     state = {
         name: torch.cat([tensors[part] for part in hf_names(name)])
         for name in model.state_dict()
@@ -203,7 +238,7 @@ def from_hf_tensors(model: NemotronLM, tensors: Mapping[str, Tensor]) -> None:
     }
     if model.config.tie_word_embeddings:
         state["lm_head.weight"] = state["embed_tokens.weight"]
-    model.load_state_dict(state)
+    return state
 
 
 def hf_names(name: str) -> list[str]:

@@ -25,6 +25,7 @@ class SourceRecipe:
         seed: of the generator.
         mix: weights of the generator's kinds; empty for its default.
         prompt_weight: loss weight of tokens that the character does not say.
+        held_out: share of the dialogues that is kept from training; their loss is among the evaluations.
     """
 
     name: str
@@ -34,6 +35,7 @@ class SourceRecipe:
     seed: int = 0
     mix: Mapping[str, float] = dataclasses.field(default_factory=dict)
     prompt_weight: float = 0.0
+    held_out: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("text", "dialogue", "lookup", "repeat"):
@@ -42,6 +44,8 @@ class SourceRecipe:
             )
         if self.kind == "lookup" and self.count < 1:
             raise RecipeError(f"source {self.name!r}: a lookup source needs count >= 1.")
+        if not 0.0 <= self.held_out <= 0.5 or (self.held_out and self.kind in ("text", "repeat")):
+            raise RecipeError(f"source {self.name!r}: held_out is a share from 0 to 0.5 of dialogues.")
         if self.kind != "lookup" and not self.corpora:
             raise RecipeError(f"source {self.name!r}: name at least one corpus under 'corpora'.")
 
@@ -54,6 +58,7 @@ class StageRecipe:
         mixture: share of the loss by source name; is normalised to one.
         length: longest sequence, in tokens.
         batch_tokens: tokens a step.
+        packing: put several dialogues into a row of `length` tokens, each blind to the others.
     """
 
     name: str
@@ -61,6 +66,7 @@ class StageRecipe:
     length: int
     batch_tokens: int
     mixture: Mapping[str, float]
+    packing: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.length < 32 or self.batch_tokens < self.length:
@@ -71,22 +77,63 @@ class StageRecipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerRecipe:
-    """Muon for the blocks' matrices, AdamW for tables, head and norms; warm-up, plateau, linear decay."""
+    """Muon for the blocks' matrices, AdamW for tables, head and norms; warm-up, plateau, linear decay.
 
+    Attributes:
+        kind: "muon", or "adamw" for AdamW everywhere.
+        schedule: "linear", or "cosine" from the warm-up to the end of the run (without `decay_share`).
+        muon_lr: of the blocks' matrices.
+        muon_weight_decay: of the blocks' matrices.
+        adam_lr: of the head and the norms; under "adamw" of the blocks' matrices, too.
+        embedding_lr: of the input table.
+        adam_betas: decay of AdamW's averages.
+        adam_weight_decay: of the blocks' matrices under "adamw".
+        warmup_steps: from nothing to the full rates.
+        decay_share: of the run, at its end.
+        final_lr_share: of the full rates, at the end.
+        clip_norm: longest gradient of all weights together.
+    """
+
+    kind: Literal["muon", "adamw"] = "muon"
+    schedule: Literal["linear", "cosine"] = "linear"
     muon_lr: float = 0.01
     muon_weight_decay: float = 0.01
     adam_lr: float = 0.002
     embedding_lr: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.98)
+    adam_weight_decay: float = 0.0
     warmup_steps: int = 100
     decay_share: float = 0.4
     final_lr_share: float = 0.02
     clip_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.kind not in ("muon", "adamw"):
+            raise RecipeError(f"optimizer: kind must be muon or adamw, got {self.kind!r}.")
+        if self.schedule not in ("linear", "cosine"):
+            raise RecipeError(f"optimizer: schedule must be linear or cosine, got {self.schedule!r}.")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what a run makes, but for the folder of the corpora."""
+    """Everything that decides what a run makes, but for the folder of the corpora.
+
+    Attributes:
+        name: of the files that the run ends with.
+        seed: of the weights and of the order of the data.
+        output: the run's folder.
+        model: the shape.
+        sources: corpora.
+        stages: one after the other.
+        optimizer: kind, rates and schedule.
+        validation: text corpus for bits per byte.
+        evaluate_every: steps.
+        checkpoint_every: steps.
+        probes_per_kind: look-up dialogues that are tried at an evaluation.
+        dtype: of the products: "auto" (bfloat16 where the machine is fast at it), "bfloat16" or "float32".
+        activation_checkpointing: keep only each block's input for the backward pass and compute the rest again; a
+            third more time, a fraction of the memory.
+    """
 
     name: str
     seed: int
@@ -99,8 +146,12 @@ class Recipe:
     evaluate_every: int = 250
     checkpoint_every: int = 500
     probes_per_kind: int = 40
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        if self.dtype not in ("auto", "bfloat16", "float32"):
+            raise RecipeError(f"dtype must be auto, bfloat16 or float32, got {self.dtype!r}.")
         known = {s.name for s in self.sources}
         for stage in self.stages:
             for name in stage.mixture:
@@ -121,21 +172,35 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: missing file, not TOML, an unknown key or a value out of range.
     """
+    return parse_recipe(read_tables(path), path)
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """The tables of a recipe, unchecked, for verbs that have a table of their own.
+
+    Raises:
+        RecipeError: missing file, or not TOML.
+    """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"There is no recipe at {path}; the shipped ones are in recipes/.") from error
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} is not a readable TOML file: {error}.") from error
-    return parse_recipe(raw, where=str(path))
 
 
-def parse_recipe(raw: Mapping[str, Any], *, where: str) -> Recipe:
-    """Check a recipe's tables as TOML gives them.
+def parse_recipe(raw: Mapping[str, Any], path: Path) -> Recipe:
+    """Check the tables of a recipe.
+
+    Args:
+        raw: from `read_tables`.
+        path: named in errors.
 
     Raises:
-        RecipeError: an unknown key or a value out of range; the message begins with `where`.
+        RecipeError: an unknown key or a value out of range.
     """
+    if "distillation" in raw:
+        raise RecipeError(f"{path} has a table [distillation]; run `understudy distill`, or take it out.")
     try:
         return Recipe(
             **{k: v for k, v in raw.items() if k not in ("model", "optimizer", "source", "stage")},
@@ -145,7 +210,7 @@ def parse_recipe(raw: Mapping[str, Any], *, where: str) -> Recipe:
             stages=tuple(StageRecipe(**s) for s in raw.get("stage", [])),
         )
     except TypeError as error:
-        raise RecipeError(f"{where}: {error}; compare with recipes/harrow.toml.") from error
+        raise RecipeError(f"{path}: {error}; compare with recipes/harrow.toml.") from error
 
 
 def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:
