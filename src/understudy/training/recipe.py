@@ -189,18 +189,18 @@ def read_tables(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} is not a readable TOML file: {error}.") from error
 
 
-def parse_recipe(raw: Mapping[str, Any], path: Path) -> Recipe:
+def parse_recipe(raw: Mapping[str, Any], where: Path | str) -> Recipe:
     """Check the tables of a recipe.
 
     Args:
         raw: from `read_tables`.
-        path: named in errors.
+        where: they come from; named in errors.
 
     Raises:
         RecipeError: an unknown key or a value out of range.
     """
     if "distillation" in raw:
-        raise RecipeError(f"{path} has a table [distillation]; run `understudy distill`, or take it out.")
+        raise RecipeError(f"{where} has a table [distillation]; run `understudy distill`, or take it out.")
     try:
         return Recipe(
             **{k: v for k, v in raw.items() if k not in ("model", "optimizer", "source", "stage")},
@@ -210,7 +210,7 @@ def parse_recipe(raw: Mapping[str, Any], path: Path) -> Recipe:
             stages=tuple(StageRecipe(**s) for s in raw.get("stage", [])),
         )
     except TypeError as error:
-        raise RecipeError(f"{path}: {error}; compare with recipes/harrow.toml.") from error
+        raise RecipeError(f"{where}: {error}; compare with recipes/harrow.toml.") from error
 
 
 def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:
