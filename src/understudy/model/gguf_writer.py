@@ -19,7 +19,7 @@ from understudy.model.gguf_tokenizer_keys import tokenizer_to_gguf
 from understudy.model.tensor_names import expected_shapes, gguf_names
 from understudy.model.weights import Weight
 
-__all__ = ["write_gguf", "write_packed_gguf"]
+__all__ = ["write_gguf", "write_gguf_tensors", "write_packed_gguf"]
 
 _ALIGNMENT = 32
 _FILE_TYPES = {"f16": (StorageType.F16, 1), "q8_0": (StorageType.Q8_0, 7)}
@@ -108,6 +108,29 @@ def write_packed_gguf(
         keys["tokenizer.chat_template"] = chat_template
     keys.update(metadata or {})
     shapes = expected_shapes(dataclasses.replace(config, tie_word_embeddings=False))
+    names = gguf_names(shapes)
+    described = {names[name]: (shape, kinds[name]) for name, shape in shapes.items()}
+    by_gguf_name = {short: long for long, short in names.items()}
+    write_gguf_tensors(path, keys, described, lambda name: packed(by_gguf_name[name]))
+
+
+def write_gguf_tensors(
+    path: Path,
+    keys: Mapping[str, Any],
+    tensors: Mapping[str, tuple[tuple[int, ...], StorageType]],
+    packed: Callable[[str], npt.NDArray[np.uint8]],
+) -> None:
+    """Write any GGUF file; it appears under its name only when it is complete.
+
+    Args:
+        path: where to; a file there is replaced.
+        keys: all metadata, "general.architecture" first.
+        tensors: shape (rows first) and format by GGUF's names.
+        packed: a tensor's bytes, by GGUF's name.
+
+    Raises:
+        ModelFileError: the disk refuses.
+    """
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -115,7 +138,7 @@ def write_packed_gguf(
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _write(file, keys, shapes, kinds, packed)
+            _write(file, keys, tensors, packed)
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:
@@ -144,21 +167,19 @@ def _storage_kinds(
 def _write(
     file: BinaryIO,
     keys: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
-    kinds: Mapping[str, StorageType],
+    tensors: Mapping[str, tuple[tuple[int, ...], StorageType]],
     packed: Callable[[str], npt.NDArray[np.uint8]],
 ) -> None:
-    file.write(b"GGUF" + struct.pack("<IQQ", 3, len(shapes), len(keys)))
+    file.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)))
     for key, value in keys.items():
         file.write(_text(key) + b"".join(_value(value)))
-    names = gguf_names(shapes)
     offset = 0
-    for name, shape in shapes.items():
+    for name, (shape, kind) in tensors.items():
         dims = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-        file.write(_text(names[name]) + dims + struct.pack("<IQ", kinds[name], offset))
-        offset += _aligned(num_stored_bytes(kinds[name], shape))
+        file.write(_text(name) + dims + struct.pack("<IQ", kind, offset))
+        offset += _aligned(num_stored_bytes(kind, shape))
     file.write(bytes(_aligned(file.tell()) - file.tell()))
-    for name in shapes:
+    for name in tensors:
         data = packed(name)
         file.write(data.data)
         file.write(bytes(_aligned(data.size) - data.size))
