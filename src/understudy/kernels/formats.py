@@ -10,9 +10,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["IQ4_LEVELS", "StorageType", "dequantize", "num_stored_bytes", "quantize"]
+__all__ = ["IQ4_LEVELS", "StorageType", "dequantize", "group_scales", "num_stored_bytes", "quantize"]
 
 _F32 = npt.NDArray[np.float32]
+_I8 = npt.NDArray[np.int8]
 _U8 = npt.NDArray[np.uint8]
 
 
@@ -88,7 +89,12 @@ def dequantize(raw: _U8, kind: StorageType, shape: tuple[int, ...]) -> _F32:
         wide <<= 16
         return wide.view(np.float32).reshape(shape)
     blocks = raw.reshape(-1, kind.block_bytes)
-    return _UNPACK[kind](blocks).reshape(shape)
+    steps, offsets = _SCALES[kind](blocks)
+    values = _LEVELS[kind](blocks).astype(np.float32).reshape(*steps.shape, -1)
+    values *= steps[..., None]
+    if offsets is not None:
+        values += offsets[..., None]
+    return values.reshape(shape)
 
 
 def quantize(values: npt.NDArray[np.floating], kind: StorageType) -> _U8:
@@ -136,70 +142,99 @@ def _pack_q8_0(x: _F32) -> _U8:
     return np.concatenate([scale.astype("<f2").view(np.uint8), levels.view(np.uint8)], axis=1).reshape(-1)
 
 
+def group_scales(raw: _U8, kind: StorageType, shape: tuple[int, ...]) -> tuple[_F32, _F32 | None]:
+    """Read what turns levels into values: value = step * level + offset, one pair for a group of neighbours.
+
+    Args:
+        raw: the packed bytes.
+        kind: a format with blocks.
+        shape: shape of the values; groups lie along the last axis.
+
+    Returns:
+        Steps and offsets, (..., groups) float32; no offsets where the format has none.
+
+    Raises:
+        ValueError: a format without blocks.
+    """
+    if kind not in _SCALES:
+        raise ValueError(f"{kind.name} has no scales; expected one of {', '.join(k.name for k in _SCALES)}")
+    steps, offsets = _SCALES[kind](raw.reshape(-1, kind.block_bytes))
+    groups = (*shape[:-1], -1)
+    return steps.reshape(groups), None if offsets is None else offsets.reshape(groups)
+
+
 def _half(raw: _U8) -> _F32:
     return np.ascontiguousarray(raw).view("<f2").astype(np.float32)
 
 
-def _unpack_q4_0(blocks: _U8) -> _F32:
-    """d: f16 | 16 bytes: low nibbles are values 0-15, high nibbles 16-31; value = d * (nibble - 8)."""
-    nibbles = np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1).view(np.int8) - np.int8(8)
-    return _half(blocks[:, :2]) * nibbles.astype(np.float32)
+def _scales_at_start(blocks: _U8) -> tuple[_F32, None]:
+    """d: f16 in front of the levels."""
+    return _half(blocks[:, :2]), None
 
 
-def _unpack_q8_0(blocks: _U8) -> _F32:
-    """d: f16 | 32 int8; value = d * level."""
-    levels = blocks[:, 2:].view(np.int8).astype(np.float32)
-    levels *= _half(blocks[:, :2])
-    return levels
-
-
-def _unpack_q4_k(blocks: _U8) -> _F32:
-    """d, dmin: f16 | 12 bytes: 8 six-bit scales and minima | 128 bytes of nibbles, 64 values a 32 bytes.
-
-    Value = d * scale * nibble - dmin * minimum, a scale and a minimum for 32 values.
-    """
-    count = len(blocks)
+def _scales_q4_k(blocks: _U8) -> tuple[_F32, _F32]:
+    """d, dmin: f16 | 12 bytes: 8 six-bit scales and minima; step = d * scale, offset = -dmin * minimum."""
     low, mid, high = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = np.concatenate([low & 0x3F, (high & 0x0F) | ((low >> 2) & 0x30)], axis=1).astype(np.float32)
     minima = np.concatenate([mid & 0x3F, (high >> 4) | ((mid >> 2) & 0x30)], axis=1).astype(np.float32)
-    packed = blocks[:, 16:].reshape(count, 4, 1, 32)
-    nibbles = np.concatenate([packed & 15, packed >> 4], axis=2).reshape(count, 8, 32)
-    steps = (_half(blocks[:, 0:2]) * scales)[..., None]
-    return steps * nibbles.astype(np.float32) - (_half(blocks[:, 2:4]) * minima)[..., None]
+    return _half(blocks[:, 0:2]) * scales, -(_half(blocks[:, 2:4]) * minima)
 
 
-def _unpack_q6_k(blocks: _U8) -> _F32:
-    """128 bytes: low four bits | 64 bytes: high two bits | 16 int8 scales | d: f16; value = d * scale * (q - 32)."""
-    count = len(blocks)
-    packed = blocks[:, :128].reshape(count, 2, 1, 64)
-    low = np.concatenate([packed & 15, packed >> 4], axis=2).reshape(count, 8, 32)
-    packed = blocks[:, 128:192].reshape(count, 2, 1, 32)
-    high = np.concatenate([(packed >> s) & 3 for s in (0, 2, 4, 6)], axis=2).reshape(count, 8, 32)
-    levels: npt.NDArray[np.int8] = (low | (high << 4)).view(np.int8) - np.int8(32)
-    scales = blocks[:, 192:208].view(np.int8).astype(np.float32)
-    steps: _F32 = (_half(blocks[:, 208:210]) * scales)[..., None]
-    return steps * levels.reshape(count, 16, 16).astype(np.float32)
+def _scales_q6_k(blocks: _U8) -> tuple[_F32, None]:
+    """Behind 192 bytes of levels 16 int8 scales | d: f16."""
+    return _half(blocks[:, 208:210]) * blocks[:, 192:208].view(np.int8).astype(np.float32), None
 
 
-def _unpack_iq4_xs(blocks: _U8) -> _F32:
-    """d: f16 | u16: high bits of 8 scales | 4 bytes: their low nibbles | 128 bytes of nibbles, 32 values a 16 bytes.
-
-    Value = d * (scale - 32) * IQ4_LEVELS[nibble]; of 16 bytes the low nibbles are values 0-15, the high ones 16-31.
-    """
-    count = len(blocks)
+def _scales_iq4_xs(blocks: _U8) -> tuple[_F32, None]:
+    """d: f16 | u16: high bits of 8 scales | 4 bytes: their low nibbles; step = d * (scale - 32)."""
     high = np.ascontiguousarray(blocks[:, 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16)
-    low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(count, 8)
+    low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(-1, 8)
     scales = (low | (high.astype(np.uint8) & 3) << 4).view(np.int8) - np.int8(32)
-    packed = blocks[:, 8:].reshape(count, 8, 16)
-    levels = IQ4_LEVELS[np.concatenate([packed & 15, packed >> 4], axis=2)]
-    steps: _F32 = (_half(blocks[:, 0:2]) * scales.astype(np.float32))[..., None]
-    return steps * levels.astype(np.float32)
+    return _half(blocks[:, 0:2]) * scales.astype(np.float32), None
 
 
-_UNPACK: dict[StorageType, Callable[[_U8], _F32]] = {
-    StorageType.Q4_0: _unpack_q4_0,
-    StorageType.Q8_0: _unpack_q8_0,
-    StorageType.Q4_K: _unpack_q4_k,
-    StorageType.Q6_K: _unpack_q6_k,
-    StorageType.IQ4_XS: _unpack_iq4_xs,
+def _levels_q4_0(blocks: _U8) -> _I8:
+    """16 bytes: low nibbles are values 0-15, high nibbles 16-31; level = nibble - 8."""
+    return np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1).view(np.int8) - np.int8(8)
+
+
+def _levels_q8_0(blocks: _U8) -> _I8:
+    """32 int8."""
+    return blocks[:, 2:].view(np.int8)
+
+
+def _levels_q4_k(blocks: _U8) -> _I8:
+    """128 bytes of nibbles, 64 values a 32 bytes, the first 32 of them below."""
+    packed = blocks[:, 16:].reshape(-1, 4, 1, 32)
+    return np.concatenate([packed & 15, packed >> 4], axis=2).view(np.int8)
+
+
+def _levels_q6_k(blocks: _U8) -> _I8:
+    """128 bytes: low four bits | 64 bytes: high two bits; level = q - 32."""
+    packed = blocks[:, :128].reshape(-1, 2, 1, 64)
+    low = np.concatenate([packed & 15, packed >> 4], axis=2).reshape(-1, 8, 32)
+    packed = blocks[:, 128:192].reshape(-1, 2, 1, 32)
+    high = np.concatenate([(packed >> s) & 3 for s in (0, 2, 4, 6)], axis=2).reshape(-1, 8, 32)
+    return (low | (high << 4)).view(np.int8) - np.int8(32)
+
+
+def _levels_iq4_xs(blocks: _U8) -> _I8:
+    """128 bytes of nibbles, 32 values a 16 bytes: the low ones are values 0-15; level = IQ4_LEVELS[nibble]."""
+    packed = blocks[:, 8:].reshape(-1, 8, 16)
+    return IQ4_LEVELS[np.concatenate([packed & 15, packed >> 4], axis=2)]
+
+
+_SCALES: dict[StorageType, Callable[[_U8], tuple[_F32, _F32 | None]]] = {
+    StorageType.Q4_0: _scales_at_start,
+    StorageType.Q8_0: _scales_at_start,
+    StorageType.Q4_K: _scales_q4_k,
+    StorageType.Q6_K: _scales_q6_k,
+    StorageType.IQ4_XS: _scales_iq4_xs,
+}
+_LEVELS: dict[StorageType, Callable[[_U8], _I8]] = {
+    StorageType.Q4_0: _levels_q4_0,
+    StorageType.Q8_0: _levels_q8_0,
+    StorageType.Q4_K: _levels_q4_k,
+    StorageType.Q6_K: _levels_q6_k,
+    StorageType.IQ4_XS: _levels_iq4_xs,
 }
