@@ -1,6 +1,7 @@
 """The Nemotron architecture in PyTorch, written for training: packed QKV, loss on chosen positions only."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -99,7 +100,8 @@ class Block(nn.Module):
         v = v.transpose(1, 2)
         if sizes:
             parts = zip(*(x.split(sizes, dim=2) for x in (q, k, v)), strict=True)
-            out = torch.cat([_short_attention(*part) for part in parts], dim=2)
+            attend = partial(F.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
+            out = torch.cat([attend(*part) for part in parts], dim=2)
         elif segments:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=segments.mask, enable_gqa=True)
         elif qkv.device.type == "cpu":
@@ -205,10 +207,10 @@ class NemotronLM(nn.Module):
 
 
 def to_hf_tensors(model: NemotronLM) -> dict[str, Tensor]:
-    """Tensors under the names of Hugging Face's `NemotronForCausalLM`."""
+    """Tensors under the names of Hugging Face's `NemotronForCausalLM`; adapters (`training.lora`) are left out."""
     out: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+        if _is_left_out(name, model.config):
             continue
         parts = hf_names(name)
         rows = value.split(_qkv_rows(model.config)) if len(parts) > 1 else (value,)
@@ -234,7 +236,7 @@ def state_from_hf(model: NemotronLM, tensors: Mapping[str, Tensor]) -> dict[str,
     state = {
         name: torch.cat([tensors[part] for part in hf_names(name)])
         for name in model.state_dict()
-        if not (name == "lm_head.weight" and model.config.tie_word_embeddings)
+        if not _is_left_out(name, model.config)
     }
     if model.config.tie_word_embeddings:
         state["lm_head.weight"] = state["embed_tokens.weight"]
@@ -251,6 +253,10 @@ def hf_names(name: str) -> list[str]:
         if f".{short}." in name:
             return ["model." + name.replace(f".{short}.", f".{group}.{short}.")]
     return ["model." + name]
+
+
+def _is_left_out(name: str, config: NemotronConfig) -> bool:
+    return ".lora_" in name or (name == "lm_head.weight" and config.tie_word_embeddings)
 
 
 def _qkv_rows(config: NemotronConfig) -> list[int]:

@@ -9,7 +9,19 @@ from typing import Any, Literal
 from understudy.errors import RecipeError
 from understudy.model.config import NemotronConfig
 
-__all__ = ["OptimizerRecipe", "Recipe", "SourceRecipe", "StageRecipe", "load_recipe", "parse_recipe"]
+__all__ = [
+    "LORA_MODULES",
+    "LoraRecipe",
+    "OptimizerRecipe",
+    "Recipe",
+    "SourceRecipe",
+    "StageRecipe",
+    "load_recipe",
+    "parse_recipe",
+]
+
+
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +88,29 @@ class StageRecipe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraRecipe:
+    """Train small matrices beside frozen ones (LoRA, arXiv 2106.09685) in place of the whole model.
+
+    Attributes:
+        rank: of the small matrices.
+        alpha: what they add is scaled by alpha / rank.
+        modules: Hugging Face's names of the matrices that get them.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    modules: tuple[str, ...] = LORA_MODULES
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rank <= 1024 or not 0 < self.alpha <= 65536:
+            raise RecipeError(f"lora: rank must be 1 to 1024 and alpha above 0, got {self.rank} and {self.alpha}.")
+        if unknown := [name for name in self.modules if name not in LORA_MODULES]:
+            raise RecipeError(f"lora: there is no module {unknown[0]!r}; choose from {', '.join(LORA_MODULES)}.")
+        if not self.modules or len(set(self.modules)) < len(self.modules):
+            raise RecipeError("lora: name at least one module, each once.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerRecipe:
     """Muon for the blocks' matrices, AdamW for tables, head and norms; warm-up, plateau, linear decay.
 
@@ -126,6 +161,7 @@ class Recipe:
         sources: corpora.
         stages: one after the other.
         optimizer: kind, rates and schedule.
+        lora: adapters to train in place of the model; none for the whole model.
         validation: text corpus for bits per byte.
         evaluate_every: steps.
         checkpoint_every: steps.
@@ -142,6 +178,7 @@ class Recipe:
     sources: tuple[SourceRecipe, ...]
     stages: tuple[StageRecipe, ...]
     optimizer: OptimizerRecipe = OptimizerRecipe()
+    lora: LoraRecipe | None = None
     validation: str = "books_dev"
     evaluate_every: int = 250
     checkpoint_every: int = 500
@@ -203,9 +240,10 @@ def parse_recipe(raw: Mapping[str, Any], where: Path | str) -> Recipe:
         raise RecipeError(f"{where} has a table [distillation]; run `understudy distill`, or take it out.")
     try:
         return Recipe(
-            **{k: v for k, v in raw.items() if k not in ("model", "optimizer", "source", "stage")},
+            **{k: v for k, v in raw.items() if k not in ("lora", "model", "optimizer", "source", "stage")},
             model=NemotronConfig(**raw.get("model", {})),
             optimizer=OptimizerRecipe(**_tuples(raw.get("optimizer", {}))),
+            lora=LoraRecipe(**_tuples(raw["lora"])) if "lora" in raw else None,
             sources=tuple(SourceRecipe(**_tuples(s)) for s in raw.get("source", [])),
             stages=tuple(StageRecipe(**s) for s in raw.get("stage", [])),
         )
