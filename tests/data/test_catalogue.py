@@ -13,7 +13,10 @@ from understudy.data.sources import DIALOGUE_SOURCES, TEXT_SOURCES
 from understudy.errors import DataError
 
 CONTENT = bytes(range(256)) * 40
-OWN = {"worlds", "worlds_as_played", "worlds_plain", "worlds_recast", "everyday"}
+OWN = {
+    *("worlds", "worlds_as_played", "worlds_plain", "worlds_prose", "worlds_recast", "everyday"),
+    "cloudmere_prose",
+}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from understudy.data.sources import DIALOGUE_SOURCES, TEXT_SOURCES
 MAX_README_LINES = 120
 MAX_ADR_LINES = 15
 MAX_TARGETS = 10
-EVALUATION = {"books_dev"}
+EVALUATION = {"books_dev", "cloudmere_prose"}
 
 
 @pytest.fixture(scope="module")

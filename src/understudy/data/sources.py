@@ -138,8 +138,13 @@ def _worlds_plain(folder: Path) -> Iterator[Dialogue]:
 def _worlds_recast(folder: Path) -> Iterator[Dialogue]:
     """The plain questions with other names, numbers and things in every dialogue."""
     rng = random.Random(58)
-    texts = [text for name in _WORLDS for text in _prose_of(_worlds_folder(folder) / name)]
-    return _recast(_plain_rounds(folder, rng, _RECAST_ROUNDS), texts, rng)
+    return _recast(_plain_rounds(folder, rng, _RECAST_ROUNDS), _worlds_prose(folder), rng)
+
+
+def _worlds_prose(folder: Path, names: Iterable[str] = _WORLDS) -> Iterator[str]:
+    """Lore and cards as plain texts, one a world."""
+    for name in names:
+        yield "\n\n".join(_prose_of(_worlds_folder(folder) / name))
 
 
 def _recast(records: Iterable[Dialogue], texts: Iterable[str], rng: random.Random) -> Iterator[Dialogue]:
@@ -279,8 +284,10 @@ TEXT_SOURCES: dict[str, Callable[[Path], Iterator[str]]] = {
     "books": lambda folder: _books(folder, "books"),
     "books2": lambda folder: _books(folder, "books2"),
     "books_dev": _books_dev,
+    "cloudmere_prose": lambda folder: _worlds_prose(folder, ["cloudmere"]),
     "fairytales": _fairytales,
     "storybooks": _storybooks,
+    "worlds_prose": _worlds_prose,
 }
 DIALOGUE_SOURCES: dict[str, Callable[[Path], Iterator[Dialogue]]] = {
     "everyday": _everyday,
