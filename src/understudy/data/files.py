@@ -40,12 +40,12 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: a line is no JSON object.
     """
-    for number, line in enumerate(read_bytes(path).decode("utf-8").split("\n"), 1):
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except ValueError as error:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: expected an object, got {type(record).__name__}.")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from understudy.data.dialogue_files import hash_dialogue_files, read_dialogue_file
 from understudy.data.dialogues import EncodedDialogues, encode_dialogues, to_conversation
 from understudy.data.lookup.generate import LookupGenerator, content_hash
 from understudy.data.sources import read_dialogues, read_texts
@@ -19,6 +20,9 @@ from understudy.tokenizer import Tokenizer
 from understudy.training.recipe import SourceRecipe
 
 __all__ = ["Corpus", "open_corpus", "source_texts"]
+
+# What decides the arrays of a source; the rest decides how they are used.
+_DECIDING = ("name", "kind", "corpora", "count", "seed", "mix")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,9 @@ def open_corpus(
         DataError: the corpus' files are missing or damaged.
     """
     made_by = content_hash() if recipe.kind == "lookup" else ""
-    parts = [dataclasses.asdict(recipe), tokenizer.definition["model"]["vocab"], made_by]
+    if recipe.kind == "file":
+        made_by = hash_dialogue_files(recipe.corpora, data)
+    parts = [{f: getattr(recipe, f) for f in _DECIDING}, tokenizer.definition["model"]["vocab"], made_by]
     key = json.dumps(parts, sort_keys=True, default=dict)
     folder = cache / f"{recipe.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     names = ("stream",) if recipe.kind in ("text", "repeat") else ("token_ids", "targets", "offsets")
@@ -89,8 +95,9 @@ def source_texts(recipe: SourceRecipe, data: Path) -> Iterator[str]:
 def _records(recipe: SourceRecipe, data: Path) -> Iterator[dict[str, Any]]:
     if recipe.kind == "lookup":
         yield from islice(LookupGenerator(recipe.seed, mix=dict(recipe.mix) or None), recipe.count)
+    read = read_dialogue_file if recipe.kind == "file" else read_dialogues
     for name in recipe.corpora:
-        yield from read_dialogues(name, data)
+        yield from read(name, data)
 
 
 def _encode_texts(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from understudy.data.licences import check_licence
 from understudy.errors import RecipeError
 from understudy.model.config import NemotronConfig
 
@@ -30,29 +31,41 @@ class SourceRecipe:
 
     Attributes:
         name: what the stages' mixtures call it.
-        kind: "text" and "dialogue" name a corpus of `data.sources`; "lookup" is generated; "repeat" is a random
-            stretch of tokens or of prose, said twice, with the loss on the second time: it teaches copying fastest.
-        corpora: names of the corpora; of texts for text and repeat, of dialogues for dialogue.
+        kind: "text" and "dialogue" name a corpus of `data.sources`; "file" is the user's own dialogues; "lookup" is
+            generated; "repeat" is a random stretch of tokens or of prose, said twice, with the loss on the second
+            time: it teaches copying fastest.
+        corpora: names of the corpora; of texts for text and repeat, of dialogues for dialogue; for file the paths of
+            JSON-lines files (as in `worlds/README.md`) in the folder of the corpora.
         count: number of generated dialogues.
         seed: of the generator.
         mix: weights of the generator's kinds; empty for its default.
         prompt_weight: loss weight of tokens that the character does not say.
+        licence: of the user's own files, an SPDX identifier.
+        allow_licence: the user may use them although the licence is not a known permissive one.
         held_out: share of the dialogues that is kept from training; their loss is among the evaluations.
     """
 
     name: str
-    kind: Literal["text", "dialogue", "lookup", "repeat"]
+    kind: Literal["text", "dialogue", "file", "lookup", "repeat"]
     corpora: tuple[str, ...] = ()
     count: int = 0
     seed: int = 0
     mix: Mapping[str, float] = dataclasses.field(default_factory=dict)
     prompt_weight: float = 0.0
     held_out: float = 0.0
+    licence: str = ""
+    allow_licence: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in ("text", "dialogue", "lookup", "repeat"):
+        if self.kind not in ("text", "dialogue", "file", "lookup", "repeat"):
             raise RecipeError(
-                f"source {self.name!r}: kind must be text, dialogue, lookup or repeat, got {self.kind!r}."
+                f"source {self.name!r}: kind must be text, dialogue, file, lookup or repeat, got {self.kind!r}."
+            )
+        if self.kind == "file":
+            check_licence(self.name, self.licence, is_allowed=self.allow_licence)
+        elif self.licence or self.allow_licence:
+            raise RecipeError(
+                f"source {self.name!r}: only sources of kind file state a licence; NOTICE has the others'."
             )
         if self.kind == "lookup" and self.count < 1:
             raise RecipeError(f"source {self.name!r}: a lookup source needs count >= 1.")
