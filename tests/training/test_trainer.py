@@ -10,8 +10,8 @@ from understudy.model.checkpoint import load_model
 from understudy.tokenizer import Tokenizer
 from understudy.training.curve import draw_curve, read_figures
 from understudy.training.export import export_run
-from understudy.training.recipe import OptimizerRecipe, Recipe
-from understudy.training.trainer import Trainer, _learning_rate_scale
+from understudy.training.recipe import Recipe
+from understudy.training.trainer import Trainer
 
 
 def make(recipe: Recipe, corpora: Path, output: Path, tokenizer: Tokenizer) -> Trainer:
@@ -73,12 +73,3 @@ def test_a_run_starts_from_another_runs_export(
     other = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, num_hidden_layers=1))
     with pytest.raises(DataError, match="another shape or vocabulary"):
         make(other, corpora, tmp_path / "third", tokenizer).start_from(load_model(gguf))
-
-
-def test_learning_rate_warms_up_and_decays() -> None:
-    recipe = OptimizerRecipe(warmup_steps=10, decay_share=0.5, final_lr_share=0.1)
-    scales = [_learning_rate_scale(recipe, step, 100) for step in range(100)]
-    assert scales[0] == pytest.approx(0.1) and scales[10] == scales[49] == 1.0
-    assert scales[-1] == pytest.approx(0.1 + 0.9 * 0.02) and scales == sorted(scales[:10]) + sorted(
-        scales[10:], reverse=True
-    )

@@ -51,6 +51,11 @@ class LookupProbes:
             probes = [_locate(*generator.probe(kind), tokenizer) for _ in range(per_kind)]
             self._probes[kind] = [p for p in probes if p[1] and len(p[0]) <= max_length]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of probes by kind."""
+        return {kind: len(probes) for kind, probes in self._probes.items()}
+
     @torch.no_grad()
     def rates(self, model: NemotronLM, *, autocast: torch.autocast) -> dict[str, float]:
         """Share of right probes by kind."""

@@ -17,11 +17,14 @@ from understudy.model.checkpoint import LoadedModel
 from understudy.tokenizer import Tokenizer
 from understudy.training.batches import Batcher, MicroBatch
 from understudy.training.corpus import open_corpus
+from understudy.training.lora import adapter_state, attach_lora, hash_weights
 from understudy.training.metrics import LookupProbes, bits_per_byte
-from understudy.training.model import NemotronLM, from_hf_tensors
-from understudy.training.muon import Muon
+from understudy.training.model import NemotronLM, state_from_hf
 from understudy.training.objective import CrossEntropy, Objective
-from understudy.training.recipe import OptimizerRecipe, Recipe, StageRecipe
+from understudy.training.optimizers import learning_rate_scale, make_optimizers
+from understudy.training.precision import has_fast_bf16
+from understudy.training.recipe import Recipe, StageRecipe
+from understudy.training.sharding import gather_state, join_ranks, place_like, place_state, shard, whole
 
 __all__ = ["Progress", "Trainer"]
 
@@ -43,7 +46,10 @@ class Progress:
 
 
 class Trainer:
-    """Trains the model of a recipe; `run` yields progress and may be stopped and started again at any moment."""
+    """Trains the model of a recipe; `run` yields progress and may be stopped and started again at any moment.
+
+    Under `torchrun` each process makes one, with the same arguments; together they train as one would.
+    """
 
     def __init__(
         self,
@@ -54,32 +60,47 @@ class Trainer:
         tokenizer: Tokenizer,
         report: Callable[[str], None],
         objective: Objective | None = None,
+        corpora: Path | None = None,
     ) -> None:
         self.recipe, self.output, self.tokenizer = recipe, output, tokenizer
         self.objective = objective or CrossEntropy()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.ranks = join_ranks()
+        self.device = self.ranks.device
         torch.manual_seed(recipe.seed)
         self.model = NemotronLM(recipe.model).to(self.device)
-        self.optimizers = _optimizers(self.model, recipe.optimizer)
+        self.model.activation_checkpointing = recipe.activation_checkpointing
+        self._base = ""  # hash of the frozen weights that adapters belong to
+        if recipe.lora:
+            attach_lora(self.model, recipe.lora)
+        companion = self.objective.companion
+        extra = [companion.to(self.device)] if companion else []
+        shard(self.model, self.ranks, *extra)
+        self.optimizers = make_optimizers(
+            self.model, recipe.optimizer, others=[p for module in extra for p in module.parameters()]
+        )
         self.step = 0
-        self._report = report
+        self._report = report if self.ranks.is_first else _say_nothing
         eos = recipe.model.eos_token_id
-        corpora = [
-            open_corpus(s, data=data, cache=output / "corpora", tokenizer=tokenizer, eos=eos, report=report)
-            for s in recipe.sources
-        ]
-        self._batcher = Batcher(corpora, seed=recipe.seed, pad=recipe.model.pad_token_id or 0)
+        cache = corpora or output / "corpora"
+        with self.ranks.first_alone():
+            opened = [
+                open_corpus(s, data=data, cache=cache, tokenizer=tokenizer, eos=eos, report=self._report)
+                for s in recipe.sources
+            ]
+        self._batcher = Batcher(opened, seed=recipe.seed, pad=recipe.model.pad_token_id or 0)
         self._probes = LookupProbes(tokenizer, seed=recipe.seed + 1_000_003, per_kind=recipe.probes_per_kind)
         self._validation = "\n\n".join(t[:_EVALUATION_BYTES] for t in read_texts(recipe.validation, data))
-        self._bf16 = self.device.type == "cuda" or _cpu_has_fast_bf16()
+        self._bf16 = recipe.dtype == "bfloat16" or (recipe.dtype == "auto" and has_fast_bf16(self.device))
 
     @property
     def autocast(self) -> torch.autocast:
-        """bfloat16 products where the machine has them."""
+        """The recipe's type of products."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
     def run(self) -> Iterator[Progress]:
         """Train from the current step to the end of the last stage."""
+        if self.recipe.lora and not self._base:
+            raise DataError("Adapters need a model to stand beside; run understudy finetune RECIPE --model PATH.")
         total, began, first, tokens = self.recipe.total_steps, time.monotonic(), self.step, 0
         recent: list[dict[str, float]] = []
         while self.step < total:
@@ -111,22 +132,40 @@ class Trainer:
     def _train_step(self, batch: list[MicroBatch]) -> dict[str, float]:
         losses = {}
         for part in batch:
-            ids, weights = torch.from_numpy(part.token_ids), torch.from_numpy(part.weights)
+            own = self.ranks.share(part)
+            ids, weights = (torch.from_numpy(x).to(self.device) for x in (own.token_ids, own.weights))
+            documents = None if own.document_ids is None else torch.from_numpy(own.document_ids).to(self.device)
             with self.autocast:
-                total = self.objective.loss_sum(self.model, ids.to(self.device), weights.to(self.device))
+                total = self.objective.loss_sum(self.model, ids, weights, documents)
             mean = total / float(part.weights.sum())
             losses[part.source] = float(mean.detach())
-            (mean * part.share).backward()
-        if not all(math.isfinite(v) for v in losses.values()):
-            raise DataError(f"The loss is not finite at step {self.step}: {losses}; lower the learning rates.")
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm)
-        scale = _learning_rate_scale(self.recipe.optimizer, self.step, self.recipe.total_steps)
+            # FSDP averages gradients over the processes, where the sum is wanted.
+            (mean * (part.share * self.ranks.count)).backward()
+        losses = self.ranks.sum(losses)
+        norm = torch.nn.utils.clip_grad_norm_(self._trained(), self.recipe.optimizer.clip_norm)
+        self._check_finite({**losses, "gradient": float(whole(norm))})
+        scale = learning_rate_scale(self.recipe.optimizer, self.step, self.recipe.total_steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * scale
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return losses
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        extra = self.objective.companion
+        return [*self.model.parameters(), *(extra.parameters() if extra else ())]
+
+    def _check_finite(self, figures: dict[str, float]) -> None:
+        """Stop before a step that would spoil the weights."""
+        if all(math.isfinite(v) for v in figures.values()):
+            return
+        path = self.output / "checkpoint.pt"
+        state = f"{path} is kept as it was saved before" if path.exists() else "nothing was saved yet"
+        raise DataError(
+            f"The loss or its gradient is not finite at step {self.step}: {figures}; {state}. Lower the recipe's "
+            "learning rates and give the same command again: it goes on from there."
+        )
 
     def evaluate(self, *, length: int = 256) -> dict[str, float]:
         """Bits per byte on the validation text and look-up rates."""
@@ -146,6 +185,8 @@ class Trainer:
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         """Add a row to a CSV file in long form, one line a figure, so that mixtures may change between stages."""
+        if not self.ranks.is_first:
+            return
         with (self.output / name).open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             for figure, value in row.items():
@@ -153,16 +194,22 @@ class Trainer:
                     writer.writerow([row["step"], row["stage"], figure, f"{value:.5f}"])
 
     def save(self) -> None:
-        """Write the checkpoint (model, optimizers, step) atomically."""
-        self.output.mkdir(parents=True, exist_ok=True)
+        """Write the checkpoint (model, optimizers, step) atomically, whole tensors whatever the number of processes.
+
+        Raises:
+            DataError: the disk refuses; the last checkpoint is kept.
+        """
+        companion = self.objective.companion
         state: dict[str, Any] = {
             "step": self.step,
-            "model": self.model.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
+            "model": gather_state(self._learnt(), self.ranks),
+            "base": self._base,
+            "optimizers": [gather_state(o.state_dict(), self.ranks) for o in self.optimizers],
         }
-        part = self.output / "checkpoint.part"
-        torch.save(state, part)
-        part.replace(self.output / "checkpoint.pt")
+        if companion:
+            state["companion"] = gather_state(companion.state_dict(), self.ranks)
+        if self.ranks.is_first:
+            _write_checkpoint(self.output, state)
 
     def start_from(self, files: LoadedModel) -> None:
         """Begin with the weights of a model file or folder in place of random ones.
@@ -176,21 +223,35 @@ class Trainer:
                 f"{files.path} has another shape or vocabulary than the recipe's model; give the recipe's [model] the "
                 "values of its config.json, and start in an empty output folder, which then takes its tokenizer."
             )
-        from_hf_tensors(self.model, {name: torch.from_numpy(w.dense()) for name, w in files.weights.items()})
+        tensors = {name: torch.from_numpy(w.dense()) for name, w in files.weights.items()}
+        place_state(self.model, {**self.model.state_dict(), **state_from_hf(self.model, tensors)})
+        if self.recipe.lora:
+            self._base = hash_weights(files)
+
+    def _learnt(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the model: adapters alone, where there are any."""
+        return adapter_state(self.model) if self.recipe.lora else self.model.state_dict()
 
     def resume(self) -> bool:
-        """Go on from the checkpoint in the output folder, if there is one."""
+        """Go on from the checkpoint in the output folder, if there is one.
+
+        Raises:
+            DataError: it belongs to another recipe or objective.
+        """
         path = self.output / "checkpoint.pt"
         if not path.exists():
             return False
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if state.get("base", "") not in ("", self._base):
+            raise DataError(f"{path} holds adapters of another model; start from that model, or choose another output.")
         try:
-            self.model.load_state_dict(state["model"])
+            if state["model"].keys() != self._learnt().keys():
+                raise KeyError("model")
+            place_state(self.model, {**self.model.state_dict(), **state["model"]})
+            if self.objective.companion:
+                place_state(self.objective.companion, state["companion"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-                optimizer.load_state_dict(saved)
-                for group, own in zip(optimizer.param_groups, groups, strict=True):
-                    group.update(own)  # the recipe's rates, which may have changed, not the checkpoint's
+                _place_optimizer(optimizer, saved)
         except (RuntimeError, KeyError, ValueError) as error:
             raise DataError(f"{path} belongs to another recipe; move it away or choose another output.") from error
         self.step = int(state["step"])
@@ -211,40 +272,31 @@ def _stage_at(recipe: Recipe, step: int) -> StageRecipe:
     return recipe.stages[-1]
 
 
-def _learning_rate_scale(recipe: OptimizerRecipe, step: int, total: int) -> float:
-    """Warm-up, plateau, then linear decay over the last `decay_share` of the run."""
-    warm = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
-    decay = min(1.0, (total - step) / max(1.0, recipe.decay_share * total))
-    return warm * (recipe.final_lr_share + (1 - recipe.final_lr_share) * decay)
-
-
-def _optimizers(model: NemotronLM, recipe: OptimizerRecipe) -> list[torch.optim.Optimizer]:
-    matrices: list[Tensor] = []
-    others: list[dict[str, Any]] = []
-    config = model.config
-    n, k, h = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    for name, parameter in model.named_parameters():
-        if name.startswith("layers.") and parameter.dim() == 2:
-            matrices.append(parameter)
-        else:
-            lr = recipe.embedding_lr if name == "embed_tokens.weight" else recipe.adam_lr
-            others.append({"params": [parameter], "lr": lr})
-        if "qkv_proj" in name:
-            parameter.row_blocks = [n * h, k * h, k * h]  # type: ignore[attr-defined]
-    muon = Muon(matrices, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay)  # type: ignore[arg-type]
-    adam = torch.optim.AdamW(others, lr=recipe.adam_lr, betas=recipe.adam_betas, weight_decay=0.0, fused=True)
-    for optimizer in (muon, adam):
-        for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
-    return [muon, adam]
-
-
-def _cpu_has_fast_bf16() -> bool:
-    return bool(torch.backends.cpu.get_cpu_capability() == "AVX512") and _cpu_flag("avx512_bf16")
-
-
-def _cpu_flag(flag: str) -> bool:
+def _write_checkpoint(output: Path, state: dict[str, Any]) -> None:
+    part = output / "checkpoint.part"
     try:
-        return flag in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return False
+        output.mkdir(parents=True, exist_ok=True)
+        torch.save(state, part)
+        part.replace(output / "checkpoint.pt")
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+        part.unlink(missing_ok=True)
+        raise DataError(
+            f"{output / 'checkpoint.pt'} cannot be written ({error}); the checkpoint before it is kept. Make room and "
+            "give the same command again."
+        ) from error
+
+
+def _place_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load an optimizer's state, but not its rates: the recipe may have changed them."""
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        group.update(own)
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                state[name] = place_like(value, parameter)
+
+
+def _say_nothing(text: str) -> None:
+    """What the other processes report, the first one does."""
