@@ -175,10 +175,10 @@ class Recipe:
         stages: one after the other.
         optimizer: kind, rates and schedule.
         lora: adapters to train in place of the model; none for the whole model.
-        validation: text corpus for bits per byte.
+        validation: text corpus for bits per byte; "" for none.
         evaluate_every: steps.
         checkpoint_every: steps.
-        probes_per_kind: look-up dialogues that are tried at an evaluation.
+        probes_per_kind: look-up dialogues that are tried at an evaluation; 0 for none.
         dtype: of the products: "auto" (bfloat16 where the machine is fast at it), "bfloat16" or "float32".
         activation_checkpointing: keep only each block's input for the backward pass and compute the rest again; a
             third more time, a fraction of the memory.

@@ -17,6 +17,7 @@ from understudy.model.checkpoint import LoadedModel
 from understudy.tokenizer import Tokenizer
 from understudy.training.batches import Batcher, MicroBatch
 from understudy.training.corpus import open_corpus
+from understudy.training.held_out import HeldOutDialogues
 from understudy.training.lora import adapter_state, attach_lora, hash_weights
 from understudy.training.metrics import LookupProbes, bits_per_byte
 from understudy.training.model import NemotronLM, state_from_hf
@@ -89,7 +90,11 @@ class Trainer:
             ]
         self._batcher = Batcher(opened, seed=recipe.seed, pad=recipe.model.pad_token_id or 0)
         self._probes = LookupProbes(tokenizer, seed=recipe.seed + 1_000_003, per_kind=recipe.probes_per_kind)
-        self._validation = "\n\n".join(t[:_EVALUATION_BYTES] for t in read_texts(recipe.validation, data))
+        texts = read_texts(recipe.validation, data) if recipe.validation else ()
+        self._validation = "\n\n".join(t[:_EVALUATION_BYTES] for t in texts)
+        self._held_out = HeldOutDialogues(
+            opened, length=max(s.length for s in recipe.stages), pad=recipe.model.pad_token_id or 0
+        )
         self._bf16 = recipe.dtype == "bfloat16" or (recipe.dtype == "auto" and has_fast_bf16(self.device))
 
     @property
@@ -168,14 +173,19 @@ class Trainer:
         )
 
     def evaluate(self, *, length: int = 256) -> dict[str, float]:
-        """Bits per byte on the validation text and look-up rates."""
+        """Bits per byte on the validation text, loss on held-out dialogues, look-up rates; what the recipe asks for."""
         self.model.eval()
-        rates = self._probes.rates(self.model, autocast=self.autocast)
-        bpb = bits_per_byte(
-            self.model, self.tokenizer, self._validation, length=length, autocast=self.autocast, max_rows=64
-        )
+        figures = {}
+        if self._validation:
+            figures["bits_per_byte"] = bits_per_byte(
+                self.model, self.tokenizer, self._validation, length=length, autocast=self.autocast, max_rows=64
+            )
+        figures |= self._held_out.losses(self.model, autocast=self.autocast)
+        if self.recipe.probes_per_kind:
+            rates = self._probes.rates(self.model, autocast=self.autocast)
+            figures |= {f"lookup_{kind}": rate for kind, rate in rates.items()}
         self.model.train()
-        return {"bits_per_byte": bpb, **{f"lookup_{k}": v for k, v in rates.items()}}
+        return figures
 
     def _log(self, stage: StageRecipe) -> None:
         figures = self.evaluate()
