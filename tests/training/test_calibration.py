@@ -25,12 +25,28 @@ def test_texts_and_dialogues_become_one_stream(tmp_path: Path) -> None:
     assert any(tokenizer.is_special(int(i)) and i != 3 for i in ids)
 
 
+def test_a_worlds_dialogues_name_their_tools(tmp_path: Path) -> None:
+    bell = {"type": "function", "function": {"name": "ring_bell", "description": "Ring it.", "parameters": {}}}
+    (tmp_path / "tools.json").write_text(json.dumps([bell]), encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"turns": TURNS, "tools": ["ring_bell", bell]}), encoding="utf-8")
+    (document,) = read_documents([tmp_path / "a.jsonl"])
+    assert isinstance(document, dict)
+    assert document["tools"] == [bell, bell]
+    text = byte_tokenizer().decode(encode_documents([document], byte_tokenizer(), eos=3).tolist())
+    assert text.count("Ring it.") == 2
+    (tmp_path / "tools.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(DataError, match="no list of tools"):
+        read_documents([tmp_path / "a.jsonl"])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("a.pdf", b"", "expected .txt"),
         ("a.txt", b"\xff\xfe\xff", "no UTF-8"),
-        ("a.jsonl", b'{"body": "x"}', 'expected "text" or "turns"'),
+        ("a.jsonl", b'{"body": "x"}', 'keys body; expected "text", or "turns"'),
+        ("a.jsonl", b'{"turns": [{}]}', "that have roles each"),
+        ("a.jsonl", b'{"turns": [], "tools": ["ring_bell"]}', "the tool 'ring_bell', which no tools.json"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, name: str, content: bytes, said: str) -> None:

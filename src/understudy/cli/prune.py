@@ -103,19 +103,17 @@ def _trim(files: "LoadedModel", path: Path, console: "Console") -> "TrimmedVocab
 
     documents = read_documents([path])
     texts = [document for document in documents if isinstance(document, str)]
-    dialogues = [document for document in documents if not isinstance(document, str)]
     with console.status("trimming the vocabulary"):
+        before = encode_documents(documents, files.tokenizer, eos=files.config.eos_token_id)
         trimmed = trim_vocabulary(
-            files.tokenizer,
-            files.config,
-            texts=texts,
-            streams=[encode_documents(dialogues, files.tokenizer, eos=files.config.eos_token_id)],
-            multiple_of=_VOCABULARY_MULTIPLE,
+            files.tokenizer, files.config, texts=texts, streams=[before], multiple_of=_VOCABULARY_MULTIPLE
         )
-        num_tokens = check_encodings(files.tokenizer, trimmed, texts)
+        after = encode_documents(documents, trimmed.tokenizer, eos=trimmed.config.eos_token_id)
+        check_encodings(trimmed, before, after)
     console.log(
-        f"vocabulary: {trimmed.num_seen:,} tokens are used, {trimmed.tokenizer.vocab_size:,} of "
-        f"{files.config.vocab_size:,} stay; {num_tokens:,} tokens of text encode as before"
+        f"vocabulary: {trimmed.num_seen:,} tokens are used, {trimmed.num_closed:,} more are needed, "
+        f"{trimmed.config.vocab_size:,} of {files.config.vocab_size:,} stay; "
+        f"{path.name} encodes to the same {len(before):,} tokens"
     )
     return trimmed
 

@@ -135,25 +135,27 @@ def prune_vocabulary(tensors: Mapping[str, Tensor], trimmed: TrimmedVocabulary) 
     )
 
 
-def check_encodings(before: Tokenizer, trimmed: TrimmedVocabulary, texts: Iterable[str]) -> int:
-    """Compare the encodings of texts, token by token.
+def check_encodings(
+    trimmed: TrimmedVocabulary, before: npt.NDArray[np.integer[Any]], after: npt.NDArray[np.integer[Any]]
+) -> None:
+    """Compare what texts encoded to with what they encode to now.
 
-    Returns:
-        The number of tokens compared.
+    Args:
+        trimmed: the new vocabulary.
+        before: (total,) ids of the old tokenizer.
+        after: (total,) ids of the new tokenizer, of the same texts.
 
     Raises:
-        DataError: a text encodes otherwise than before.
+        DataError: a token is another than before.
     """
-    total = 0
-    for group in _groups(texts):
-        old, new = before.encode_batch(group), trimmed.tokenizer.encode_batch(group)
-        for text, old_ids, new_ids in zip(group, old, new, strict=True):
-            if old_ids != trimmed.kept[new_ids].tolist():
-                raise DataError(
-                    f"The trimmed vocabulary encodes {text[:60]!r} otherwise than before; trim with this text too."
-                )
-            total += len(old_ids)
-    return total
+    size = min(len(before), len(after))
+    differing = np.nonzero(trimmed.kept[after[:size]] != before[:size])[0]
+    if differing.size or len(before) != len(after):
+        at = int(differing[0]) if differing.size else size
+        raise DataError(
+            f"The texts encode otherwise than before, from token {at:,} of {len(before):,} on: "
+            f"{trimmed.tokenizer.decode(after[max(0, at - 8) : at + 8].tolist())!r}; trim with these texts, too."
+        )
 
 
 def _pick(tensors: Mapping[str, Tensor], name: str, rows: Tensor) -> Tensor:

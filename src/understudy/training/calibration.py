@@ -1,5 +1,6 @@
 """Calibration batches: what pruning and quantization watch a model read."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def read_documents(paths: Iterable[Path]) -> list[str | dict[str, Any]]:
     """Texts and dialogues of files, in order.
 
     A `.txt` or `.md` file is one text. A `.jsonl` file has a record a line: a text under "text", or a dialogue with
-    "turns" as in `worlds/README.md`. Any of them may be packed as `.zst`.
+    "turns" as in `worlds/README.md`, whose tools may be names from the `tools.json` beside the file. Any of them may
+    be packed as `.zst`.
 
     Raises:
         DataError: a file is missing, damaged or of another kind.
@@ -40,7 +42,8 @@ def read_documents(paths: Iterable[Path]) -> list[str | dict[str, Any]]:
             except UnicodeDecodeError as error:
                 raise DataError(f"{path} is no UTF-8 text: {error}; convert it first.") from error
         elif name.endswith(".jsonl"):
-            documents += [_document(record, path) for record in read_json_lines(path)]
+            tools = _tools_beside(path)
+            documents += [_document(record, path, tools) for record in read_json_lines(path)]
         else:
             raise DataError(f"{path} is of no known kind; expected .txt, .md or .jsonl, packed as .zst or not.")
     return documents
@@ -89,9 +92,27 @@ def draw_batches(
     return list(drawn.split(rows))
 
 
-def _document(record: dict[str, Any], path: Path) -> str | dict[str, Any]:
+def _tools_beside(path: Path) -> dict[str, Any]:
+    """Tools by name, from the world that a dialogue file belongs to; none where it belongs to no world."""
+    beside = path.with_name("tools.json")
+    if not beside.is_file():
+        return {}
+    try:
+        return {tool["function"]["name"]: tool for tool in json.loads(read_bytes(beside))}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{beside} is no list of tools with function names: {error!r}.") from error
+
+
+def _document(record: dict[str, Any], path: Path, tools: dict[str, Any]) -> str | dict[str, Any]:
     if isinstance(text := record.get("text"), str):
         return text
-    if isinstance(record.get("turns"), list):
-        return {"system": "", "context": [], "tools": [], **record}
-    raise DataError(f'{path}: a record has the keys {", ".join(sorted(record))[:80]}; expected "text" or "turns".')
+    turns = record.get("turns")
+    if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("role"), str) for t in turns):
+        keys = ", ".join(sorted(record))[:80]
+        raise DataError(f'{path}: a record has the keys {keys}; expected "text", or "turns" that have roles each.')
+    if missing := [t for t in record.get("tools", []) if isinstance(t, str) and t not in tools]:
+        raise DataError(
+            f"{path}: a dialogue has the tool {missing[0]!r}, which no tools.json beside the file describes."
+        )
+    named = [tools[t] if isinstance(t, str) else t for t in record.get("tools", [])]
+    return {"system": "", "context": [], **record, "tools": named}
