@@ -10,6 +10,7 @@ from understudy.cli.bench import bench
 from understudy.cli.chat import chat
 from understudy.cli.data import data
 from understudy.cli.doctor import doctor
+from understudy.cli.evaluate import evaluate
 from understudy.cli.prune import prune
 from understudy.cli.serve import serve
 from understudy.cli.synth import synth
@@ -35,6 +36,7 @@ app.command()(synth)
 app.command()(bench)
 app.command()(data)
 app.command()(train)
+app.command()(evaluate)
 app.command()(prune)
 
 
