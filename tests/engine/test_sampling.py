@@ -133,6 +133,50 @@ def test_ranges(param: str, value: object) -> None:
     assert caught.value.param == param
 
 
+def drawn_plainly(logits: np.ndarray, seed: int, *, temperature: float, top_p: float, top_k: int, min_p: float) -> int:
+    """The rule as it is written down: sort all, keep, draw."""
+    ordered = np.argsort(-logits, kind="stable")
+    weights = np.exp((logits[ordered].astype(np.float64) - logits.max()) / temperature)
+    if top_k:
+        weights[logits[ordered] < logits[ordered[top_k - 1]]] = 0
+    weights /= weights.sum()
+    kept = (np.cumsum(weights) - weights < top_p) & (weights >= min_p * weights[0])
+    shares = np.zeros(logits.size)
+    shares[ordered[kept]] = weights[kept]
+    sums = np.cumsum(shares)
+    return int(np.searchsorted(sums, np.random.Generator(np.random.PCG64(seed)).random() * sums[-1], side="right"))
+
+
+@pytest.mark.parametrize("size", [1000, 70_000])
+@pytest.mark.parametrize("spread", [1.0, 6.0])
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k", "min_p"),
+    [(0.8, 1.0, 0, 0.0), (0.8, 0.9, 0, 0.0), (2.0, 0.5, 0, 0.0), (1.0, 1.0, 40, 0.0), (1.5, 0.95, 990, 0.02)],
+)
+def test_large_vocabularies_are_drawn_from_by_the_same_rule(
+    size: int, spread: float, temperature: float, top_p: float, top_k: int, min_p: float
+) -> None:
+    rng = np.random.default_rng(7)
+    how = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
+    for seed in range(4):
+        logits = np.round(rng.standard_normal(size) * spread, 2).astype(np.float32)  # many are equal
+        drawn = Sampler(SamplingParams(seed=seed, **how)).sample(logits)  # type: ignore[arg-type]
+        assert drawn == drawn_plainly(logits, seed, **how)  # type: ignore[arg-type]
+
+
+def test_of_equal_tokens_the_first_are_the_nucleus() -> None:
+    drawn = draw(30, logits=np.zeros(50_000, np.float32), top_p=0.3)
+    assert 10_000 < max(drawn) < 15_000
+
+
+@pytest.mark.parametrize("size", [5, 50_000])
+def test_extreme_logits_are_drawn_from(size: int) -> None:
+    logits = np.full(size, -3e38, np.float32)
+    logits[3] = 3e38
+    assert draw(1, logits=logits, top_p=0.9, temperature=1e-6) == [3]
+    assert draw(1, logits=logits, top_p=0.9, min_p=0.1, repetition_penalty=1e-3, prompt_ids=(3,)) == [3]
+
+
 @settings(deadline=None, derandomize=True)
 @given(
     logits=st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40),

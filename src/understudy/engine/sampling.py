@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,15 @@ __all__ = ["Sampler", "SamplingParams", "is_whole"]
 
 _BAN = -100.0
 _SEED_LIMIT = 1 << 64
+_MANY = 1 << 15  # tokens; a double's exponential takes four times as long as a float's
+_BLOCK = 512  # tokens whose probabilities are summed
+_SLICE = 16 * _BLOCK  # tokens looked at together: their intermediate results stay in the core's cache
+_NEAR = math.log(1024)  # below the most likely token; what is further is seldom in a nucleus
+_BINS_A_NAT = 64
+_NUM_BINS = 4096
+
+_Floats = npt.NDArray[np.floating[Any]]
+_Kind = type[np.float32] | type[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +81,8 @@ class Sampler:
     Order, as in Hugging Face's and vLLM's samplers: repetition penalty, frequency and presence penalty, logit
     bias, temperature, top-k, top-p, min-p. One uniform number of the request's own PCG64 generator is used a
     token, and the cumulative distribution runs in the order of the ids, so that rounding differences between
-    a batch and a single sequence do not change the draw.
+    a batch and a single sequence do not change the draw. Probabilities are doubles;
+    where more than 32,768 tokens are left to choose from, they are floats and their sums doubles.
     """
 
     def __init__(self, params: SamplingParams, *, prompt_ids: Sequence[int] = ()) -> None:
@@ -92,6 +102,7 @@ class Sampler:
             [-math.inf if b <= _BAN else b for b in params.logit_bias.values()],
             dtype=np.float64,
         )
+        self._adjusted: npt.NDArray[np.float64] | None = None
 
     def sample(self, logits: npt.NDArray[np.float32]) -> int:
         """Draw the next token.
@@ -102,64 +113,145 @@ class Sampler:
         Raises:
             EngineError: a logit is NaN or +inf, or no token is left.
         """
-        highest = logits.max()
-        if np.isnan(highest) or highest == math.inf:
+        best = int(logits.argmax())  # the first NaN, if there is one
+        if not logits[best] < math.inf:
             raise EngineError("The model gave logits that are not numbers; its file or backend is damaged.")
-        adjusted = self._adjust(logits.astype(np.float64))
-        best = int(adjusted.argmax())
-        if adjusted[best] == -math.inf:
+        adjusted = self._adjust(logits)
+        if adjusted is not logits:
+            best = int(adjusted.argmax())
+        highest = float(adjusted[best])
+        if highest == -math.inf:
             raise EngineError("No token is left to choose from; logit_bias bans the whole vocabulary.")
-        token_id = best if self._params.temperature == 0 else self._draw(adjusted)
+        token_id = best if self._params.temperature == 0 else self._draw(adjusted, highest)
         self._counts[token_id] += 1
         self._seen.add(token_id)
         return token_id
 
-    def _adjust(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Apply penalties and bias in place."""
+    def _adjust(self, logits: npt.NDArray[np.float32]) -> _Floats:
+        """Logits with penalties and bias, in doubles, until the next call; the logits themselves if there are none."""
         params = self._params
-        if params.repetition_penalty != 1 and self._seen:
+        is_repeating = params.repetition_penalty != 1 and bool(self._seen)
+        is_counting = bool((params.frequency_penalty or params.presence_penalty) and self._counts)
+        if not (is_repeating or is_counting or self._bias_ids.size):
+            return logits
+        if self._adjusted is None:
+            self._adjusted = np.empty(logits.shape, np.float64)
+        adjusted = self._adjusted
+        adjusted[:] = logits
+        if is_repeating:
             seen = np.fromiter(self._seen, dtype=np.int64)
-            values = logits[seen]
-            logits[seen] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-        if (params.frequency_penalty or params.presence_penalty) and self._counts:
+            values = adjusted[seen]
+            penalty = params.repetition_penalty
+            adjusted[seen] = np.where(values > 0, values / penalty, values * penalty)
+        if is_counting:
             ids = np.fromiter(self._counts.keys(), dtype=np.int64)
             counts = np.fromiter(self._counts.values(), dtype=np.float64)
-            logits[ids] -= params.frequency_penalty * counts + params.presence_penalty
+            adjusted[ids] -= params.frequency_penalty * counts + params.presence_penalty
         if self._bias_ids.size:
-            logits[self._bias_ids] += self._bias
-        return logits
+            adjusted[self._bias_ids] += self._bias
+        return adjusted
 
-    def _draw(self, logits: npt.NDArray[np.float64]) -> int:
+    def _draw(self, logits: _Floats, highest: float) -> int:
         params = self._params
-        # The highest logit goes to 0 first, so that a tiny temperature cannot overflow.
-        scaled = (logits - logits.max()) / max(params.temperature, 1e-6)
-        if 0 < params.top_k < scaled.size:
-            scaled[scaled < np.partition(scaled, -params.top_k)[-params.top_k]] = -math.inf
-        probabilities = np.exp(scaled)
-        probabilities /= probabilities.sum()
+        scale = _Scale(highest, max(params.temperature, 1e-6))
+        ids, values = None, logits  # of what is left to choose from; no ids are all
+        if 0 < params.top_k < logits.size:
+            ids = _most_likely(logits, params.top_k)
+            values = logits[ids]
         if params.top_p < 1:
-            _keep_nucleus(probabilities, params.top_p)
+            kept = _nucleus(values, scale, params.top_p)
+            ids, values = kept if ids is None else ids[kept], values[kept]
         if params.min_p > 0:
-            probabilities[probabilities < params.min_p * probabilities.max()] = 0.0
-        kept = np.flatnonzero(probabilities)
-        cumulative = np.cumsum(probabilities[kept])
-        place = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
-        return int(kept[min(int(place), kept.size - 1)])
+            kept = np.flatnonzero(values >= highest + scale.temperature * math.log(params.min_p))
+            ids, values = kept if ids is None else ids[kept], values[kept]
+        place = _pick(values, scale, self._random.random())
+        return place if ids is None else int(ids[place])
 
 
-def _keep_nucleus(probabilities: npt.NDArray[np.float64], top_p: float) -> None:
-    """Zero, in place, what is outside of the nucleus; the most likely token always stays.
+class _Scale(NamedTuple):
+    """What makes weights, in proportion to probabilities, of logits: the most likely token's is 1."""
 
-    Tokens below (1 - top_p) / V together weigh less than 1 - top_p: none is in the nucleus, none needs sorting.
+    highest: float
+    temperature: float
+
+    def weights(self, logits: _Floats, kind: _Kind = np.float64) -> _Floats:
+        # The highest logit goes to 0 first, so that a tiny temperature cannot overflow; others may go to -inf.
+        with np.errstate(over="ignore"):
+            scaled: _Floats = logits.astype(np.result_type(logits, kind))
+            scaled -= self.highest
+            scaled /= self.temperature
+            scaled = scaled.astype(kind, copy=False)
+        np.exp(scaled, out=scaled)
+        return scaled
+
+    def block_sums(self, logits: _Floats) -> npt.NDArray[np.float64]:
+        """Sums of weights, `_BLOCK` by `_BLOCK`."""
+        sums = []
+        for start in range(0, logits.size, _SLICE):
+            weights = self.weights(logits[start : start + _SLICE], _kind(logits)).astype(np.float64, copy=False)
+            sums.append(np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK)))
+        return np.concatenate(sums)
+
+
+def _kind(logits: _Floats) -> _Kind:
+    return np.float32 if logits.size > _MANY else np.float64
+
+
+def _most_likely(logits: _Floats, count: int) -> npt.NDArray[np.intp]:
+    """Ids of so many highest logits, and of those equal to the last of them."""
+    highest = np.maximum.reduceat(logits, np.arange(0, logits.size, _BLOCK))
+    ids = None
+    if count < highest.size:  # so many blocks have a logit from here up, hence so many logits are from here up
+        ids = np.flatnonzero(logits >= np.partition(highest, -count)[-count])
+    values = logits if ids is None else logits[ids]
+    kept = np.flatnonzero(values >= np.partition(values, -count)[-count])
+    return kept if ids is None else ids[kept]
+
+
+def _nucleus(logits: _Floats, scale: _Scale, top_p: float) -> npt.NDArray[np.intp]:
+    """Places, in order, of the fewest most likely tokens that sum to top_p; of equals the first. One at least."""
+    needed, above = top_p * float(scale.block_sums(logits).sum()), 0.0
+    edge = logits[np.flatnonzero(logits >= scale.highest - _NEAR * scale.temperature)]
+    if edge.size > _MANY or float(scale.weights(edge).sum()) < needed:
+        edge, above = _edge(logits, scale, needed) if logits.size > _MANY else (logits, 0.0)
+    ordered = np.sort(edge)[::-1]
+    weights = scale.weights(ordered)
+    num_kept = max(1, int(np.count_nonzero(above + np.cumsum(weights) - weights < needed)))
+    lowest = ordered[num_kept - 1]
+    is_kept = logits > lowest
+    is_kept[np.flatnonzero(logits == lowest)[: num_kept - int(np.count_nonzero(ordered > lowest))]] = True
+    return np.flatnonzero(is_kept)
+
+
+def _edge(logits: _Floats, scale: _Scale, needed: float) -> tuple[_Floats, float]:
+    """The logits among which the sum of the weights, from the highest down, reaches what is needed, and the sum above.
+
+    All others need no sorting: logits are counted into bins by their distance from the highest.
     """
-    # The factor leaves room for rounding, e.g. when all tokens are equally likely.
-    candidates = np.flatnonzero(probabilities >= 0.999 * (1 - top_p) / probabilities.size)
-    order = candidates[np.argsort(-probabilities[candidates], kind="stable")]
-    before = np.cumsum(probabilities[order]) - probabilities[order]
-    nucleus = order[: max(1, int(np.count_nonzero(before < top_p)))]
-    kept = probabilities[nucleus]
-    probabilities[:] = 0.0
-    probabilities[nucleus] = kept
+    bins = np.empty(logits.size, np.uint16)
+    sums = np.zeros(_NUM_BINS)
+    for start in range(0, logits.size, _SLICE):
+        part = logits[start : start + _SLICE]
+        with np.errstate(over="ignore"):
+            distance = (scale.highest - part) * (_BINS_A_NAT / scale.temperature)
+        bins[start : start + _SLICE] = np.minimum(distance, _NUM_BINS - 1)
+        sums += np.bincount(bins[start : start + _SLICE], weights=scale.weights(part, np.float32), minlength=_NUM_BINS)
+    sums = np.cumsum(sums)
+    place = min(int(np.searchsorted(sums, needed)), int(bins.max()))  # rounding may leave less than is needed
+    return logits[np.flatnonzero(bins == place)], float(sums[place - 1]) if place else 0.0
+
+
+def _pick(logits: _Floats, scale: _Scale, uniform: float) -> int:
+    """The place at which the running sum of weights passes this share of the whole: its block, then the place in it."""
+    sums = np.cumsum(scale.block_sums(logits))
+    target = uniform * sums[-1]
+    block = int(np.searchsorted(sums, target, side="right"))
+    weights = scale.weights(logits[block * _BLOCK : (block + 1) * _BLOCK], _kind(logits)).astype(np.float64)
+    before = sums[block - 1] if block else 0.0
+    place = int(np.searchsorted(np.cumsum(weights), target - before, side="right"))
+    if place == weights.size:  # past the end by rounding: the last that can be drawn
+        place = int(np.flatnonzero(weights)[-1])
+    return block * _BLOCK + place
 
 
 def is_whole(value: object) -> bool:
