@@ -6,7 +6,7 @@ override SAY := $(value SAY)
 export SAY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup chat test check fix bench native docs clean
+.PHONY: help setup chat test check fix bench smoke native docs clean
 
 # What the compiled kernels are made of: a change rebuilds them.
 NATIVE := CMakeLists.txt $(wildcard native/*/*.cpp native/*/*.h native/*/*/*.h)
@@ -36,6 +36,9 @@ fix: $(VENV)/.dev ## let the formatter and the linter mend what they can
 
 bench: $(VENV)/.runtime ## measure load time, first token, tokens a second, memory
 	@$(PY) -m benchmarks.first_token $(ARGS)
+
+smoke: $(VENV)/.dev ## the whole workshop in miniature: teacher to model card, minutes: make smoke [ARGS="--plan"]
+	@$(VENV)/bin/understudy make recipes/smoke.toml --data . $(ARGS)
 
 native: $(VENV)/.runtime ## build the compiled kernels (chat, test and check do it by themselves)
 	@$(PY) -c 'from understudy.kernels.native import *; print(", ".join(kernel_names()) or MISSING_MEND)'

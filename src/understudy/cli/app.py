@@ -11,7 +11,9 @@ from understudy.cli.chat import chat
 from understudy.cli.data import data
 from understudy.cli.doctor import doctor
 from understudy.cli.evaluate import evaluate
+from understudy.cli.make import make
 from understudy.cli.prune import prune
+from understudy.cli.quantize import quantize
 from understudy.cli.serve import serve
 from understudy.cli.synth import synth
 from understudy.cli.train import train
@@ -34,10 +36,12 @@ app.command()(serve)
 app.command()(doctor)
 app.command()(synth)
 app.command()(bench)
+app.command()(make)
 app.command()(data)
 app.command()(train)
 app.command()(evaluate)
 app.command()(prune)
+app.command()(quantize)
 
 
 @app.callback(invoke_without_command=True)
