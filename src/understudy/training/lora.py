@@ -56,15 +56,23 @@ class LoraLinear(nn.Module):
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
-    @torch.no_grad()
+    def merged_weight(self) -> Tensor:
+        """(rows, D) matrix that computes the same, a copy."""
+        return self._add_to(self.weight.detach().clone())
+
     def merged(self) -> nn.Linear:
         """A plain matrix that computes the same; the frozen one is changed in place."""
-        for part, block in zip(self.rows, self.weight.split(list(self.rows.values())), strict=True):
-            if part in self.lora_a:
-                block.add_(self.lora_b[part] @ self.lora_a[part], alpha=self.scale)
         linear = nn.Linear(self.weight.shape[1], self.weight.shape[0], bias=False, device="meta")
+        self._add_to(self.weight)
         linear.weight = self.weight.requires_grad_(True)
         return linear
+
+    @torch.no_grad()
+    def _add_to(self, weight: Tensor) -> Tensor:
+        for part, block in zip(self.rows, weight.split(list(self.rows.values())), strict=True):
+            if part in self.lora_a:
+                block.add_(self.lora_b[part] @ self.lora_a[part], alpha=self.scale)
+        return weight
 
 
 def attach_lora(model: NemotronLM, recipe: LoraRecipe) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,15 @@ class LayerNorm1P(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Norm of the last dimension."""
         return F.layer_norm(x, x.shape[-1:], self.weight + 1.0, self.bias, self.eps)
+
+
+@runtime_checkable
+class _Adapted(Protocol):
+    """A matrix with adapters beside it (`training.lora`)."""
+
+    def merged_weight(self) -> Tensor:
+        """What both compute together, as one matrix."""
+        ...
 
 
 class BlockStates(NamedTuple):
@@ -207,9 +216,10 @@ class NemotronLM(nn.Module):
 
 
 def to_hf_tensors(model: NemotronLM) -> dict[str, Tensor]:
-    """Tensors under the names of Hugging Face's `NemotronForCausalLM`; adapters (`training.lora`) are left out."""
+    """Tensors under the names of Hugging Face's `NemotronForCausalLM`, adapters merged into them."""
     out: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
+    merged = {f"{n}.weight": m.merged_weight() for n, m in model.named_modules() if isinstance(m, _Adapted)}
+    for name, value in {**model.state_dict(), **merged}.items():
         if _is_left_out(name, model.config):
             continue
         parts = hf_names(name)

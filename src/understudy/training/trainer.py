@@ -89,7 +89,8 @@ class Trainer:
                 for s in recipe.sources
             ]
         self._batcher = Batcher(opened, seed=recipe.seed, pad=recipe.model.pad_token_id or 0)
-        self._probes = LookupProbes(tokenizer, seed=recipe.seed + 1_000_003, per_kind=recipe.probes_per_kind)
+        per_kind = recipe.probes_per_kind
+        self._probes = LookupProbes(tokenizer, seed=recipe.seed + 1_000_003, per_kind=per_kind) if per_kind else None
         texts = read_texts(recipe.validation, data) if recipe.validation else ()
         self._validation = "\n\n".join(t[:_EVALUATION_BYTES] for t in texts)
         self._held_out = HeldOutDialogues(
@@ -181,7 +182,7 @@ class Trainer:
                 self.model, self.tokenizer, self._validation, length=length, autocast=self.autocast, max_rows=64
             )
         figures |= self._held_out.losses(self.model, autocast=self.autocast)
-        if self.recipe.probes_per_kind:
+        if self._probes:
             rates = self._probes.rates(self.model, autocast=self.autocast)
             figures |= {f"lookup_{kind}": rate for kind, rate in rates.items()}
         self.model.train()
