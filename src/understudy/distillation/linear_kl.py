@@ -2,8 +2,8 @@
 
 As in `training.cross_entropy` the gradient is computed chunk by chunk in the forward pass: the peak is the two models'
 logits of one chunk of tokens, in the type of the products, and a few float32 columns of them, in place of four times
-B * T * V float32. The loss is the forward KL(teacher || student) of Hinton et al. (arXiv 1503.02531), times T^2, so that
-the gradient keeps its size when the temperature changes; Minitron (arXiv 2407.14679) takes T = 1.
+B * T * V float32. The loss is the forward KL(teacher || student) of Hinton et al. (arXiv 1503.02531), times T^2, so
+that the gradient keeps its size when the temperature changes; Minitron (arXiv 2407.14679) takes T = 1.
 """
 
 import dataclasses
