@@ -24,7 +24,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_engine_answers_until_it_is_closed(model: Path) -> None:
     assert installed_engines()[0] == "understudy"
     with EngineProcess("understudy", model, threads=1) as engine:
-        assert engine.load_s > 0
+        assert engine.load_s
+        assert engine.can == {"prefill", "decode", "extend", "branch", "floors"}
         assert "cpu" in engine.version
         assert engine.ask(prefill=40)["seconds"] > 0
         answer = engine.ask(branch=3, decode=2)

@@ -32,3 +32,19 @@ def test_every_figure_is_there(tmp_path: Path) -> None:
     assert report.value("decode at 16", "understudy") == found["decode at 16"].value
     assert report.value("decode at 17", "understudy") is None
     assert "cpu" in report.versions["understudy"]
+
+
+@pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
+def test_a_bench_program_takes_its_turns_and_leaves_out_what_it_cannot(tmp_path: Path) -> None:
+    path, binary = tmp_path / "x.gguf", tmp_path / "other-bench"
+    write_synthetic(path, tiny_config(), byte_tokenizer_definition(), file_type="q4_0")
+    binary.write_text("#!/bin/sh\necho '[{\"avg_ts\": 20.0}]'\n")
+    binary.chmod(0o755)
+    report = measure_speed(
+        path, ["understudy"], threads=1, repeats=1, llama_bench=binary, prefills=(8,), depths=(16,), characters=(2,),
+        persona=(30, 4),
+    )  # fmt: skip
+    assert report.value("prefill 8", "other-bench") == pytest.approx(20)
+    assert report.value("decode at 16", "other-bench") == pytest.approx(20)
+    assert {m.what for m in report.measurements if m.engine == "other-bench"} == {"prefill 8", "decode at 16"}
+    assert report.versions["other-bench"] == "unknown build, unknown model"

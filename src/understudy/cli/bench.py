@@ -12,12 +12,24 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
+_MAX_TOKENS = 4000  # what is decoded must fit the context, too
+
 
 def bench(
     model: Annotated[Path, typer.Argument(help="A GGUF file; make one of any size with `understudy synth`.")],
     threads: Annotated[int, typer.Option(min=0, help="Threads of each engine; 0: all cores.")] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each figure; medians are shown.")] = 3,
-    only: Annotated[str, typer.Option(help="Engines to measure, comma-separated; default: all installed.")] = "",
+    peers: Annotated[
+        str | None,
+        typer.Option(
+            help="Other engines to measure, comma-separated, or none; default: all installed (understudy[bench])."
+        ),
+    ] = None,
+    llama_bench: Annotated[
+        Path | None, typer.Option(help="One more: a program with the options of llama.cpp's llama-bench.")
+    ] = None,
+    prefill: Annotated[str, typer.Option(help="Prompt lengths, comma-separated.")] = "128,512,2048",
+    depth: Annotated[str, typer.Option(help="Tokens of context at which decoding is measured.")] = "128,3900",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG of the figures (needs matplotlib).")] = None,
 ) -> None:
@@ -34,9 +46,8 @@ def bench(
     from understudy.evaluation.speed import measure_speed
 
     console = Console(stderr=True)
-    engines = [name.strip() for name in only.split(",")] if only else installed_engines()
-    if unknown := [name for name in engines if name not in installed_engines()]:
-        raise EngineError(f"There is no engine {unknown[0]!r} here; choose from {', '.join(installed_engines())}.")
+    engines = _engines(peers, installed_engines())
+    prefills, depths = _lengths("--prefill", prefill), _lengths("--depth", depth)
     if not model.exists():
         raise EngineError(f"There is no file {model}; make one: understudy synth {model.name}")
     with console.status("measuring") as status:
@@ -44,15 +55,41 @@ def bench(
             model,
             engines,
             threads=threads or os.cpu_count() or 1,
+            llama_bench=llama_bench,
             repeats=repeats,
+            prefills=prefills,
+            depths=depths,
             report=lambda text: status.update(f"measuring: {text}"),
         )
     if as_json:
         print(json.dumps({"model": str(model), "machine": platform.platform(), **dataclasses.asdict(report)}, indent=1))
     else:
-        _table(report, engines, f"{model.name}, {time.strftime('%Y-%m-%d')}")
+        _table(report, list(report.versions), f"{model.name}, {time.strftime('%Y-%m-%d')}")
     if plot:
-        _plot(report, engines, plot)
+        _plot(report, list(report.versions), plot)
+
+
+def _engines(peers: str | None, installed: list[str]) -> list[str]:
+    """This package's engine and its peers; "llama.cpp" names both of its settings."""
+    if peers is None:
+        return installed
+    found = installed[:1]
+    for asked in (name.strip() for name in peers.split(",") if name.strip() not in ("", "none")):
+        names = [name for name in installed[1:] if name.split(",")[0] == asked]
+        if not names:
+            here = ", ".join(dict.fromkeys(name.split(",")[0] for name in installed[1:])) or "none"
+            raise EngineError(
+                f"There is no engine {asked!r} here; --peers takes {here}: pip install 'understudy[bench]'."
+            )
+        found += [name for name in names if name not in found]
+    return found
+
+
+def _lengths(option: str, text: str) -> list[int]:
+    pieces = [piece.strip() for piece in text.split(",")]
+    if not all(piece.isdecimal() and 1 <= int(piece) <= _MAX_TOKENS for piece in pieces):
+        raise EngineError(f"{option} takes whole numbers from 1 to {_MAX_TOKENS}, comma-separated, got {text!r}.")
+    return [int(piece) for piece in pieces]
 
 
 def _table(report: "SpeedReport", engines: list[str], title: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from understudy.errors import EngineError
+from understudy.evaluation.peers_openvino import OpenVino
 
 __all__ = ["ENGINES", "EngineProcess", "MeasuredEngine", "installed_engines", "serve_engine"]
 
@@ -22,7 +23,10 @@ _PREFILL_TOKENS = 256  # as the engine's default
 
 
 class MeasuredEngine(Protocol):
-    """What is asked of an engine: one sequence at a time, or several."""
+    """What is asked of an engine: one sequence at a time, or several.
+
+    One that needs the model in another form has a class method `prepare(model)`, which is no part of loading.
+    """
 
     version: str
 
@@ -128,28 +132,34 @@ ENGINES: dict[str, Callable[[Path, int], MeasuredEngine]] = {
     "understudy": _Understudy,
     "llama.cpp": lambda model, threads: _LlamaCpp(model, threads, flash_attention=False),
     "llama.cpp, flash attention": lambda model, threads: _LlamaCpp(model, threads, flash_attention=True),
+    "openvino": OpenVino,
 }
+_PACKAGES = {"llama.cpp": "llama_cpp", "llama.cpp, flash attention": "llama_cpp", "openvino": "openvino"}
 
 
 def installed_engines() -> list[str]:
     """Names of the engines that this installation can measure."""
-    return [name for name in ENGINES if not name.startswith("llama") or util.find_spec("llama_cpp")]
+    return [name for name in ENGINES if name not in _PACKAGES or util.find_spec(_PACKAGES[name])]
 
 
 def serve_engine() -> None:
     """Be the process of an engine: on stdin a line that says which, then a JSON command a line; answers on stdout."""
     asked = json.loads(sys.stdin.readline())
+    kind, model = ENGINES[asked["engine"]], Path(asked["model"])
+    if prepare := getattr(kind, "prepare", None):
+        prepare(model)
     began = time.perf_counter()
-    engine: Any = ENGINES[asked["engine"]](Path(asked["model"]), asked["threads"])
+    engine: Any = kind(model, asked["threads"])
     engine.prefill([_FIRST_ID])
-    answer: dict[str, Any] = {"load_s": time.perf_counter() - began, "version": engine.version}
+    can = [task for task in ("prefill", "decode", "extend", "branch", "floors") if hasattr(engine, task)]
+    answer: dict[str, Any] = {"load_s": time.perf_counter() - began, "version": engine.version, "can": can}
     _say(answer)
     rng = np.random.default_rng(0)
     for line in sys.stdin:
         command = json.loads(line)
         answer = {}
-        if "prefill" in command:
-            ids = rng.integers(_FIRST_ID, _FIRST_ID + _NUM_IDS, command["prefill"]).tolist()
+        if num_ids := command.get("prefill", command.get("context")):
+            ids = rng.integers(_FIRST_ID, _FIRST_ID + _NUM_IDS, num_ids).tolist()
             began = time.perf_counter()
             engine.prefill(ids)
             answer["seconds"] = time.perf_counter() - began
@@ -158,9 +168,9 @@ def serve_engine() -> None:
             began = time.perf_counter()
             engine.extend(command["after"], ids)
             answer["seconds"] = time.perf_counter() - began
-        if "floors" in command and hasattr(engine, "floors"):
+        if "floors" in command:
             answer["floors"] = engine.floors(asked["threads"])
-        if "branch" in command and hasattr(engine, "branch"):
+        if "branch" in command:
             engine.branch(command["branch"])
         if "decode" in command:
             times = []
@@ -194,6 +204,7 @@ class EngineProcess:
     Attributes:
         load_s: from the start of loading to the first forward pass.
         version: what the engine says it is.
+        can: the tasks it can be asked for.
     """
 
     def __init__(self, name: str, model: Path, *, threads: int) -> None:
@@ -211,11 +222,16 @@ class EngineProcess:
             text=True,
         )
         ready = self._send({"engine": name, "model": str(model), "threads": threads})
-        self.load_s: float = ready["load_s"]
+        self.load_s: float | None = ready["load_s"]
         self.version: str = ready["version"]
+        self.can: frozenset[str] = frozenset(ready["can"])
 
     def ask(self, **command: int) -> dict[str, Any]:
         """Send a command and wait for its answer.
+
+        Commands are `prefill` (tokens; seconds come back), `context` (the same, to be decoded from), `decode` (tokens;
+        seconds of one), `extend` (tokens) with `after` (how many stay), `branch` (sequences), `floors`, or none. Every
+        answer has the peak of memory.
 
         Raises:
             EngineError: the process died.

@@ -3,11 +3,12 @@
 import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from understudy.evaluation.engines import EngineProcess
+from understudy.evaluation.peers_llama_bench import LlamaBench
 
 __all__ = ["Measurement", "SpeedReport", "measure_speed"]
 
@@ -51,6 +52,17 @@ class SpeedReport:
         return next((m.value for m in self.measurements if (m.what, m.engine) == (what, engine)), None)
 
 
+class _Engine(Protocol):
+    """An engine that sleeps until it is asked: `EngineProcess` or `LlamaBench`."""
+
+    name: str
+    version: str
+    load_s: float | None
+    can: frozenset[str]
+
+    def ask(self, **command: int) -> dict[str, Any]: ...
+
+
 def _ignore(_: str) -> None:
     pass
 
@@ -60,6 +72,7 @@ def measure_speed(
     engines: Sequence[str],
     *,
     threads: int,
+    llama_bench: Path | None = None,
     repeats: int = 3,
     prefills: Sequence[int] = (128, 512, 2048),
     depths: Sequence[int] = (128, 3900),
@@ -73,6 +86,7 @@ def measure_speed(
         model: a GGUF file.
         engines: names of `installed_engines()`.
         threads: that each engine may use.
+        llama_bench: a program with llama-bench's options, measured as one more engine under its file's name.
         repeats: runs of each figure.
         prefills: prompt lengths in tokens.
         depths: tokens of context at which decoding is measured.
@@ -86,11 +100,14 @@ def measure_speed(
     """
     found: list[Measurement] = []
     with ExitStack() as stack:
-        running = []
+        running: list[_Engine] = []
         for name in engines:
             report(f"loading {name}")
             running.append(stack.enter_context(EngineProcess(name, model, threads=threads)))
-            found.append(Measurement(what="load", engine=name, value=running[-1].load_s, unit="s"))
+        if llama_bench:
+            report(f"loading {llama_bench.name}")
+            running.append(stack.enter_context(closing(LlamaBench(llama_bench, model, threads=threads))))
+        found += [Measurement(what="load", engine=e.name, value=e.load_s, unit="s") for e in running if e.load_s]
         for length in prefills:
             report(f"prefill {length}")
             rows = _alternate(running, repeats, lambda e, n=length: n / e.ask(prefill=n)["seconds"])  # type: ignore[misc]
@@ -106,7 +123,7 @@ def measure_speed(
         for engine in running:
             found += _memory(engine)
         report("the machine's limits")
-        floors: dict[str, float] = next((e.ask(floors=1)["floors"] for e in running if e.name == "understudy"), {})
+        floors: dict[str, float] = next((e.ask(floors=1)["floors"] for e in running if "floors" in e.can), {})
         versions = {engine.name: engine.version for engine in running}
     return SpeedReport(
         versions=versions,
@@ -116,33 +133,35 @@ def measure_speed(
     )
 
 
-def _first_token(engines: Sequence[EngineProcess], known: int, new: int, repeats: int) -> list[Measurement]:
+def _first_token(engines: Sequence[_Engine], known: int, new: int, repeats: int) -> list[Measurement]:
     what = f"first token after {known} + {new}"
-    cold = _alternate(engines, 1, lambda e: e.ask(prefill=known + new)["seconds"])
-    warm = _alternate(engines, repeats, lambda e: e.ask(extend=new, after=known)["seconds"])
+    able = [engine for engine in engines if "extend" in engine.can]
+    cold = _alternate(able, 1, lambda e: e.ask(prefill=known + new)["seconds"])
+    warm = _alternate(able, repeats, lambda e: e.ask(extend=new, after=known)["seconds"])
     return [*_rows(f"{what}, cold", cold, "s"), *_rows(f"{what}, warm", warm, "s")]
 
 
-def _decode(engines: Sequence[EngineProcess], depth: int, repeats: int) -> list[Measurement]:
+def _decode(engines: Sequence[_Engine], depth: int, repeats: int) -> list[Measurement]:
     for engine in engines:
-        engine.ask(prefill=depth)
+        engine.ask(context=depth)
     rows = _alternate(engines, repeats, lambda e: 1 / e.ask(decode=_DECODE_TOKENS)["seconds_a_token"])
     return _rows(f"decode at {depth}", rows, "tokens/s")
 
 
-def _characters(engines: Sequence[EngineProcess], count: int, repeats: int) -> list[Measurement]:
-    able = [engine for engine in engines if engine.name == "understudy"]
+def _characters(engines: Sequence[_Engine], count: int, repeats: int) -> list[Measurement]:
+    able = [engine for engine in engines if "branch" in engine.can]
     for engine in able:
-        engine.ask(prefill=128, branch=count)
+        engine.ask(context=128, branch=count)
     rows = _alternate(able, repeats, lambda e: count / e.ask(decode=_DECODE_TOKENS)["seconds_a_token"])
     return _rows(f"{count} characters at once", rows, "tokens/s")
 
 
-def _memory(engine: EngineProcess) -> list[Measurement]:
+def _memory(engine: _Engine) -> list[Measurement]:
     last: dict[str, Any] = engine.ask()
     return [
         Measurement(what=f"{what} memory", engine=engine.name, value=last[f"{what}_bytes"], unit="bytes")
         for what in ("peak", "mapped")
+        if f"{what}_bytes" in last
     ]
 
 
@@ -158,9 +177,7 @@ def _ceilings(floors: dict[str, float], prefills: Sequence[int], depths: Sequenc
     return found
 
 
-def _alternate(
-    engines: Sequence[EngineProcess], repeats: int, run: Callable[[EngineProcess], float]
-) -> dict[str, list[float]]:
+def _alternate(engines: Sequence[_Engine], repeats: int, run: Callable[[_Engine], float]) -> dict[str, list[float]]:
     values: dict[str, list[float]] = {engine.name: [] for engine in engines}
     for _ in range(repeats):
         for engine in engines:
