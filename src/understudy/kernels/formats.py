@@ -215,13 +215,15 @@ def _levels_q6_k(blocks: _U8) -> _I8:
     low = np.concatenate([packed & 15, packed >> 4], axis=2).reshape(-1, 8, 32)
     packed = blocks[:, 128:192].reshape(-1, 2, 1, 32)
     high = np.concatenate([(packed >> s) & 3 for s in (0, 2, 4, 6)], axis=2).reshape(-1, 8, 32)
-    return (low | (high << 4)).view(np.int8) - np.int8(32)
+    levels: _I8 = (low | (high << 4)).view(np.int8) - np.int8(32)
+    return levels
 
 
 def _levels_iq4_xs(blocks: _U8) -> _I8:
     """128 bytes of nibbles, 32 values a 16 bytes: the low ones are values 0-15; level = IQ4_LEVELS[nibble]."""
     packed = blocks[:, 8:].reshape(-1, 8, 16)
-    return IQ4_LEVELS[np.concatenate([packed & 15, packed >> 4], axis=2)]
+    levels: _I8 = IQ4_LEVELS[np.concatenate([packed & 15, packed >> 4], axis=2)]
+    return levels
 
 
 _SCALES: dict[StorageType, Callable[[_U8], tuple[_F32, _F32 | None]]] = {

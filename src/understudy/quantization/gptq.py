@@ -23,7 +23,7 @@ from understudy.quantization.grid import BlockGrid
 from understudy.training.model import BlockStates, rotary_tables
 from understudy.training.streaming import LayerStreamer
 
-__all__ = ["Feedback", "GptqSettings", "Hessian", "RoundedMatrix", "feed_back", "quantize_layers"]
+__all__ = ["Encode", "Feedback", "GptqSettings", "Hessian", "RoundedMatrix", "Rounder", "feed_back", "quantize_layers"]
 
 _F32 = npt.NDArray[np.float32]
 _U8 = npt.NDArray[np.uint8]

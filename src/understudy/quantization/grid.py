@@ -99,7 +99,8 @@ class BlockGrid:
 def _nibbles(levels: _U8, half: int) -> _U8:
     """Pairs of stretches of `half` values: the first below, the second above."""
     pairs = levels.reshape(len(levels), -1, 2, half)
-    return (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(len(levels), -1)
+    packed: _U8 = (pairs[:, :, 0] | pairs[:, :, 1] << np.uint8(4)).reshape(len(levels), -1)
+    return packed
 
 
 def _put_q4_0(blocks: _U8, levels: _U8) -> None:
@@ -115,7 +116,8 @@ def _put_q4_k(blocks: _U8, levels: _U8) -> None:
 
 
 def _put_q6_k(blocks: _U8, levels: _U8) -> None:
-    blocks[:, :128] = _nibbles(levels & 15, 64)
+    low: _U8 = levels & np.uint8(15)
+    blocks[:, :128] = _nibbles(low, 64)
     planes = (levels >> 4).reshape(len(levels), 2, 4, 32)
     highs = planes[:, :, 0] | planes[:, :, 1] << 2 | planes[:, :, 2] << 4 | planes[:, :, 3] << 6
     blocks[:, 128:192] = highs.reshape(len(levels), 64)

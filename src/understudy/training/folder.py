@@ -16,7 +16,7 @@ from understudy.prompt.chat_template import NEMOTRON_CHAT_TEMPLATE
 from understudy.tokenizer import Tokenizer
 from understudy.training.model import NemotronLM, from_hf_tensors
 
-__all__ = ["read_lm", "write_folder", "write_json"]
+__all__ = ["read_lm", "write_folder", "write_json", "write_texts"]
 
 _SHARD_BYTES = 4 << 30
 
@@ -60,6 +60,30 @@ def write_folder(
     Raises:
         DataError: the disk refuses.
     """
+    try:
+        write_texts(folder, config, tokenizer, chat_template=chat_template)
+        _write_weights(folder, tensors, {"format": "pt", **(metadata or {})})
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error}; make room or choose another folder.") from error
+
+
+def write_texts(
+    folder: Path,
+    config: NemotronConfig,
+    tokenizer: Tokenizer,
+    *,
+    chat_template: str | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what a folder has beside its weights.
+
+    Args:
+        folder: where to; made if missing.
+        config: the model's shape.
+        tokenizer: its tokenizer.
+        chat_template: Jinja template; the model's own by default.
+        more: further keys of `config.json`.
+    """
     names = {token_id: text for text, token_id in tokenizer.specials.items()}
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -69,15 +93,11 @@ def write_folder(
         "add_bos_token": False,
         "model_max_length": config.max_position_embeddings,
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", config.to_hf())
-        write_json(folder / "tokenizer.json", tokenizer.definition)
-        write_json(folder / "tokenizer_config.json", tokenizer_config)
-        (folder / "chat_template.jinja").write_text(chat_template or NEMOTRON_CHAT_TEMPLATE, encoding="utf-8")
-        _write_weights(folder, tensors, {"format": "pt", **(metadata or {})})
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error}; make room or choose another folder.") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", {**config.to_hf(), **(more or {})})
+    write_json(folder / "tokenizer.json", tokenizer.definition)
+    write_json(folder / "tokenizer_config.json", tokenizer_config)
+    (folder / "chat_template.jinja").write_text(chat_template or NEMOTRON_CHAT_TEMPLATE, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
