@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 __all__ = ["contains_words", "spoken_words"]
 
-_TOKEN = re.compile(r"\d+(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?(?:st|nd|rd|th)\b|\d+(?:\.\d+)?|\w+(?:'\w+)*|[^\w\s]")
+_TOKEN = re.compile(r"\d+(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?(?:st|[nr]d|th)\b|\d+(?:\.\d+)?|\w+(?:'\w+)*|[^\w\s]")
 _THOUSANDS = re.compile(r"\d+(?:,\d{3})+")
 _SMALL_WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
@@ -16,12 +16,18 @@ _SMALL = {word: value for value, word in enumerate(_SMALL_WORDS)}
 _TENS = {word: 10 * value for value, word in enumerate(_TEN_WORDS, start=2)}
 _LARGE = {"thousand": 1_000, "million": 1_000_000}
 _ORDINALS = {
-    word: f"{value}{ending}"
-    for value, ending, word in (
-        *((1, "st", "first"), (2, "nd", "second"), (3, "rd", "third"), (5, "th", "fifth"), (8, "th", "eighth")),
-        *((9, "th", "ninth"), (12, "th", "twelfth"), (20, "th", "twentieth"), (30, "th", "thirtieth")),
-        *((v, "th", f"{w}th") for w, v in _SMALL.items() if v in (4, 6, 7, 10, 11) or v > 12),
-    )
+    "first": "1st",
+    "second": "2nd",
+    "third": "3rd",
+    "fifth": "5th",
+    "eighth": "8th",
+    "ninth": "9th",
+    "twelfth": "12th",
+    "twentieth": "20th",
+    "thirtieth": "30th",
+    "fortieth": "40th",
+    "fiftieth": "50th",
+    **{f"{word}th": f"{value}th" for word, value in _SMALL.items() if value in (4, 6, 7, 10, 11) or value > 12},
 }
 
 
