@@ -17,7 +17,7 @@ __all__ = ["divergence", "next_token_logits", "token_nats"]
 _F32 = npt.NDArray[np.float32]
 _F64 = npt.NDArray[np.float64]
 
-_PIECE_VALUES = 1 << 22
+_PIECE_VALUES = 1 << 24  # 64 MiB of float32
 _MAX_PIECE = 256
 _VOCAB_BLOCK = 1 << 14
 
