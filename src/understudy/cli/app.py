@@ -11,6 +11,7 @@ from understudy.cli.chat import chat
 from understudy.cli.data import data
 from understudy.cli.doctor import doctor
 from understudy.cli.evaluate import evaluate
+from understudy.cli.finetune import finetune
 from understudy.cli.make import make
 from understudy.cli.prune import prune
 from understudy.cli.quantize import quantize
@@ -39,6 +40,7 @@ app.command()(bench)
 app.command()(make)
 app.command()(data)
 app.command()(train)
+app.command()(finetune)
 app.command()(evaluate)
 app.command()(prune)
 app.command()(quantize)

@@ -39,6 +39,8 @@ def train(
         torch.set_num_threads(threads)
     console = Console(stderr=True)
     plan = load_recipe(recipe)
+    if plan.lora:
+        raise RecipeError(f"{recipe} has a table [lora]; run understudy finetune, or take it out.")
     run = output or Path(plan.output)
     run.mkdir(parents=True, exist_ok=True)
     files = load_model(start) if start else None

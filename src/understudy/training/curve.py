@@ -30,12 +30,14 @@ def draw_curve(run: Path, target: Path) -> None:
         left.plot(steps, values, label=name, linewidth=1)
     left.set(title="training loss (nats a token)", xlabel="step")
     left.grid(alpha=0.3)
-    left.legend()
+    if left.lines:
+        left.legend()
     for name, (steps, values) in read_figures(run / "evaluations.csv").items():
         right.plot(steps, values, label=name.replace("_", " "), marker="o", markersize=2, linewidth=1)
     right.set(title="held-out: bits per byte, exact look-ups (share)", xlabel="step")
     right.grid(alpha=0.3)
-    right.legend()
+    if right.lines:
+        right.legend()
     part = target.with_suffix(".part.png")
     figure.savefig(part, dpi=110)
     pyplot.close(figure)

@@ -19,6 +19,7 @@ __all__ = [
     "StageRecipe",
     "load_recipe",
     "parse_recipe",
+    "read_tables",
 ]
 
 
