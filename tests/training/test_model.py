@@ -18,6 +18,11 @@ def test_linear_cross_entropy_equals_the_plain_one() -> None:
     got = torch.autograd.grad(loss * 3, (hidden, table))
     assert torch.allclose(loss, plain, rtol=1e-5)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(got, expected, strict=True))
+    for frozen, learning, wanted in ((table, hidden, expected[0]), (hidden, table, expected[1])):
+        frozen.requires_grad_(False)
+        (alone,) = torch.autograd.grad(linear_cross_entropy(hidden, table, targets, weights) * 3, (learning,))
+        assert torch.allclose(alone, wanted, rtol=1e-4, atol=1e-4)
+        frozen.requires_grad_(True)
 
 
 def test_hugging_face_names_go_there_and_back(recipe: Recipe) -> None:

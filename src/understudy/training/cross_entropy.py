@@ -37,9 +37,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         with torch.autocast(kind, enabled=False):
             h, w = hidden.to(dtype), table.to(dtype)
-            need = hidden.requires_grad or table.requires_grad
-            grad_h = torch.empty_like(h) if need else None
-            grad_w = torch.zeros_like(table, dtype=torch.float32) if need else None
+            grad_h = torch.empty_like(h) if hidden.requires_grad else None
+            grad_w = torch.zeros_like(table, dtype=torch.float32) if table.requires_grad else None
             total = torch.zeros((), dtype=torch.float32, device=h.device)
             for start in range(0, h.shape[0], _CHUNK):
                 part = slice(start, start + _CHUNK)
@@ -47,18 +46,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 goal = targets[part, None]
                 lse = logits.logsumexp(-1, keepdim=True)
                 total += ((lse - logits.gather(1, goal)).squeeze(1) * weights[part]).sum()
-                if grad_h is not None and grad_w is not None:
+                if grad_h is not None or grad_w is not None:
                     probs = logits.sub_(lse).exp_()
                     probs.scatter_add_(1, goal, probs.new_full(goal.shape, -1.0))
                     probs = probs.mul_(weights[part, None]).to(dtype)
-                    grad_h[part] = probs @ w
-                    grad_w += probs.T @ h[part]
+                    if grad_h is not None:
+                        grad_h[part] = probs @ w
+                    if grad_w is not None:
+                        grad_w += probs.T @ h[part]
         ctx.save_for_backward(grad_h, grad_w)
         ctx.dtypes = hidden.dtype, table.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_h, grad_w = ctx.saved_tensors
-        scale = grads[0]
-        return (grad_h * scale).to(ctx.dtypes[0]), (grad_w * scale).to(ctx.dtypes[1]), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        scaled = [
+            None if saved is None else (saved * grads[0]).to(dtype)
+            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return scaled[0], scaled[1], None, None
