@@ -5,6 +5,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "understudy/limits.h"
 #include "understudy/model.h"
 
@@ -109,6 +112,24 @@ Result matmul(int kind, int64_t rows, int64_t cols, const Bytes& source, const F
     return out;
 }
 
+// Blocks of (count) values; the caller has checked that they are finite.
+nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> encode(int kind, const Floats1& x, const Floats1& w, const std::string& name) {
+    struct Block { int kind; size_t values, bytes; };
+    constexpr Block known[] = {{2, 32, 18}, {8, 32, 34}, {12, 256, 144}, {14, 256, 210}, {23, 256, 136}};
+    const Block* block = std::find_if(std::begin(known), std::end(known), [&](const Block& b) { return b.kind == kind; });
+    require(block != std::end(known), "a format that has no encoder");
+    require(x.shape(0) == w.shape(0) && x.shape(0) % block->values == 0, "as many weights as values, in whole blocks");
+    const Kernels& kernels = find_kernels(name);
+    size_t size = x.shape(0) / block->values * block->bytes;
+    auto* memory = new uint8_t[std::max<size_t>(1, size)];
+    nb::capsule owner(memory, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
+    {
+        nb::gil_scoped_release released;
+        kernels.encode(kind, x.data(), w.data(), static_cast<int64_t>(x.shape(0)), memory);
+    }
+    return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, {size}, owner);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -121,6 +142,7 @@ NB_MODULE(_native, m) {
         return names;
     });
     m.def("matmul", &matmul, "kind"_a, "rows"_a, "cols"_a, "source"_a, "x"_a, "kernels"_a, "is_neuron_major"_a = false, "skips_zeros"_a = true);
+    m.def("encode", &encode, "kind"_a, "x"_a, "w"_a, "kernels"_a);
 
     m.def(
         "measure_limits",

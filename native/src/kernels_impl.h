@@ -3,6 +3,7 @@
 #include "activations_impl.h"
 #include "attention_impl.h"
 #include "elementwise_impl.h"
+#include "encode_impl.h"
 #include "float_matmul_impl.h"
 #include "matmul_impl.h"
 #include "neurons_impl.h"
@@ -12,7 +13,7 @@ namespace {
 
 constexpr Kernels table(const char* name) {
     return {name, quantize_to<127>, quantize_to<255>, matmul, matmul_neurons, matmul_float, layer_norm, add, relu2, attend_8bit, attend_16bit,
-            store_8bit, store_16bit, multiply_idly};
+            store_8bit, store_16bit, multiply_idly, encode};
 }
 
 }  // namespace

@@ -31,6 +31,14 @@ inline F16v f_mul(F16v x, F16v y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_
 inline F16v f_add(F16v x, F16v y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline F16v f_sub(F16v x, F16v y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 inline F16v f_max(F16v x, F16v y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline F16v f_min(F16v x, F16v y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline F16v f_div(F16v x, F16v y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+inline F16v f_if_less(F16v x, F16v y, F16v z) {
+    return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ), z.a), _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ), z.b)};
+}
+inline F16v f_pick_less(F16v x, F16v y, F16v z, F16v other) {
+    return {_mm256_blendv_ps(other.a, z.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)), _mm256_blendv_ps(other.b, z.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
+}
 inline F16v f_fma(F16v x, F16v y, F16v z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
 inline F16v f_fnma(F16v x, F16v y, F16v z) { return {_mm256_fnmadd_ps(x.a, y.a, z.a), _mm256_fnmadd_ps(x.b, y.b, z.b)}; }
 inline F16v f_from(I16v x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }

@@ -26,6 +26,10 @@ inline F16v f_mul(F16v x, F16v y) { return {_mm512_mul_ps(x.v, y.v)}; }
 inline F16v f_add(F16v x, F16v y) { return {_mm512_add_ps(x.v, y.v)}; }
 inline F16v f_sub(F16v x, F16v y) { return {_mm512_sub_ps(x.v, y.v)}; }
 inline F16v f_max(F16v x, F16v y) { return {_mm512_max_ps(x.v, y.v)}; }
+inline F16v f_min(F16v x, F16v y) { return {_mm512_min_ps(x.v, y.v)}; }
+inline F16v f_div(F16v x, F16v y) { return {_mm512_div_ps(x.v, y.v)}; }
+inline F16v f_if_less(F16v x, F16v y, F16v z) { return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, y.v, _CMP_LT_OQ), z.v)}; }
+inline F16v f_pick_less(F16v x, F16v y, F16v z, F16v other) { return {_mm512_mask_mov_ps(other.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_LT_OQ), z.v)}; }
 inline F16v f_fma(F16v x, F16v y, F16v z) { return {_mm512_fmadd_ps(x.v, y.v, z.v)}; }
 inline F16v f_fnma(F16v x, F16v y, F16v z) { return {_mm512_fnmadd_ps(x.v, y.v, z.v)}; }
 inline F16v f_from(I16v x) { return {_mm512_cvtepi32_ps(x.v)}; }

@@ -25,6 +25,11 @@ inline F16v f_mul(F16v a, F16v b) { LANES a.v[i] *= b.v[i]; return a; }
 inline F16v f_add(F16v a, F16v b) { LANES a.v[i] += b.v[i]; return a; }
 inline F16v f_sub(F16v a, F16v b) { LANES a.v[i] -= b.v[i]; return a; }
 inline F16v f_max(F16v a, F16v b) { LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
+inline F16v f_min(F16v a, F16v b) { LANES a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
+inline F16v f_div(F16v a, F16v b) { LANES a.v[i] /= b.v[i]; return a; }
+// a < b ? c : d and a < b ? c : 0
+inline F16v f_pick_less(F16v a, F16v b, F16v c, F16v d) { LANES d.v[i] = a.v[i] < b.v[i] ? c.v[i] : d.v[i]; return d; }
+inline F16v f_if_less(F16v a, F16v b, F16v c) { LANES c.v[i] = a.v[i] < b.v[i] ? c.v[i] : 0.0f; return c; }
 inline F16v f_fma(F16v a, F16v b, F16v c) { LANES c.v[i] = a.v[i] * b.v[i] + c.v[i]; return c; }
 inline F16v f_fnma(F16v a, F16v b, F16v c) { LANES c.v[i] = c.v[i] - a.v[i] * b.v[i]; return c; }
 inline F16v f_from(I16v a) { F16v r; LANES r.v[i] = static_cast<float>(a.v[i]); return r; }

@@ -93,6 +93,10 @@ struct Kernels {
     void (*store_16bit)(const float* key, const float* value, int64_t head_dim, int64_t token, uint8_t* block);
     // The peak of this instruction set, for `measure_limits`: so many 8-bit operations were done in so many rounds.
     int64_t (*multiply_idly)(int64_t rounds, int32_t* sink);
+    // `count` values x to blocks of a format (GGML's number, one of Q4_0 Q8_0 Q4_K Q6_K IQ4_XS), found by a search for the
+    // least sum of w (x - decoded)^2; see encode_impl.h. Same bytes from every twin.
+    //   count: a multiple of the format's block. w: >= 0, above 0 in every block. out: the blocks.
+    void (*encode)(int kind, const float* x, const float* w, int64_t count, uint8_t* out);
 };
 
 // Whether so many rows are multiplied line by line, zeros left out, rather than unpacked.

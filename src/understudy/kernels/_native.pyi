@@ -14,6 +14,9 @@ def matmul(
     is_neuron_major: bool = False,
     skips_zeros: bool = True,
 ) -> npt.NDArray[np.float32]: ...
+def encode(
+    kind: int, x: npt.NDArray[np.float32], w: npt.NDArray[np.float32], kernels: str
+) -> npt.NDArray[np.uint8]: ...
 def measure_limits(num_threads: int, kernels: str, num_bytes: int) -> tuple[float, float]: ...
 
 class ModelShape:
