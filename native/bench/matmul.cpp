@@ -31,7 +31,7 @@ int main(int argc, char** argv) {
     const Kernels& kernels = find_kernels("");
     ThreadTeam team(threads);
     std::printf("%s, %d threads, %ld x %ld\n", kernels.name, threads, long(rows), long(cols));
-    for (Kind kind : {Kind::Q4_0, Kind::Q4_K, Kind::Q6_K, Kind::Q8_0}) {
+    for (Kind kind : {Kind::Q4_0, Kind::Q4_K, Kind::IQ4_XS, Kind::Q6_K, Kind::Q8_0}) {
         Buffer weights(PackedMatrix{kind, rows, cols, cols / block_shape(kind).inputs}.bytes()), levels(most * cols), scales(most * cols), sums(most * cols), y(most * rows * 4);
         for (size_t i = 0; i < weights.bytes(); ++i) weights.data()[i] = static_cast<uint8_t>(i * 2654435761u >> 13 & 0x3B);
         for (size_t i = 0; i < levels.bytes(); ++i) levels.data()[i] = static_cast<uint8_t>(i * 2654435761u >> 11);

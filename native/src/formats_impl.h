@@ -77,5 +77,35 @@ struct Q6_K {
     template <int G> static inline F16v minimum(const Scales&) { return f_set(0); }
 };
 
+// What the nibbles of IQ4_XS stand for, as signed levels and with 128 added.
+alignas(16) constexpr int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+alignas(16) constexpr uint8_t kIq4Unsigned[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+
+struct IQ4_XS {
+    static constexpr int64_t inputs = 256, bytes = 2176, pair_bytes = 64;
+    static constexpr int group = 32;
+    static constexpr int zero_bits = 7;
+    static constexpr bool is_neuron_major = false, is_wide = true, has_minimum = false;
+    static inline void quads(const uint8_t* block, int64_t j, U64v& a, U64v& b) {
+        Q4_0::quads(block, j, a, b);
+        a = u_lookup(kIq4Unsigned, a);
+        b = u_lookup(kIq4Unsigned, b);
+    }
+    // Group g's scales + 32 in lane g % 2 of vector g / 2; the upper halves hold what stands behind.
+    struct Scales {
+        U64v scales[4];
+        F16v d;
+    };
+    static inline Scales scales(const uint8_t* block) {
+        U64v a = u_load(block + 2048), b = u_load(block + 2080), c = u_load(block + 2112);
+        U64v high = u_or(u_right<6>(a), u_or(u_left<2>(u_right<6>(b)), u_left<4>(u_right<6>(c))));
+        return {{u_and(a, 63), u_and(b, 63), u_and(c, 63), high}, f_half(block + 2144)};
+    }
+    template <int G> static inline F16v scale(const Scales& s) {
+        return f_mul(f_from(i_add(i_lane<G % 2>(s.scales[G / 2]), i_set(-32))), s.d);
+    }
+    template <int G> static inline F16v minimum(const Scales&) { return f_set(0); }
+};
+
 }  // namespace
 }  // namespace understudy

@@ -232,6 +232,7 @@ void matmul(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, int
         case Kind::Q8_0: return matmul_as<Q8_0>(w, x, num_rows, begin, end, y, y_stride, scratch);
         case Kind::Q4_K: return matmul_as<Q4_K>(w, x, num_rows, begin, end, y, y_stride, scratch);
         case Kind::Q6_K: return matmul_as<Q6_K>(w, x, num_rows, begin, end, y, y_stride, scratch);
+        case Kind::IQ4_XS: return matmul_as<IQ4_XS>(w, x, num_rows, begin, end, y, y_stride, scratch);
         default: return;
     }
 }

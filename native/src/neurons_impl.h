@@ -50,6 +50,19 @@ struct Q4_KLines {
     }
     template <int Half> static inline U64v level(const uint8_t* line) { return Q4_0Lines::level<Half>(line); }
 };
+struct IQ4_XSLines {
+    static constexpr Kind kind = Kind::IQ4_XS;
+    static constexpr bool is_neuron_major = true, is_wide = true, has_minimum = false;
+    static constexpr int group = 32, zero_bits = 0;
+    static constexpr int64_t line_bytes = 64, head_bytes = 128;
+    static inline const uint8_t* lines(const uint8_t* block, int64_t unit) { return block + 1280 + 2048 * unit; }
+    static inline const uint8_t* head(const uint8_t* block, int64_t unit) { return block + 256 + 128 * unit; }
+    static inline F16v scale(const uint8_t* block, int64_t unit, int64_t vector) {
+        return f_mul(f_from(i_signed(block + 256 + 128 * unit + 16 * vector)), f_half(block + 32 * vector));
+    }
+    static inline F16v minimum(const uint8_t*, int64_t, int64_t) { return f_set(0); }
+    template <int Half> static inline U64v level(const uint8_t* line) { return u_lookup(kIq4Levels, Q4_0Lines::level<Half>(line)); }
+};
 
 // Asks for the lines of the units to come, so many lines ahead of those that are used.
 template <class Format> class LinesAhead {
@@ -63,7 +76,7 @@ public:
 
 private:
     void ask() {
-        constexpr int64_t block_bytes = Format::kind == Kind::Q4_K ? 18944 : Format::kind == Kind::Q8_0 ? 34816 : 18432;
+        constexpr int64_t block_bytes = line_block_bytes(Format::kind);
         const uint8_t* block = tile_ + unit_ / 8 * block_bytes;
         int64_t quads = active_.quads[unit_];
         if (quads) {
@@ -207,6 +220,7 @@ void matmul_neurons(const PackedMatrix& w, const QuantizedRows& x, const ActiveL
         case Kind::Q4_0: return neurons_as<Q4_0Lines>(w, x, active, num_rows, begin, end, y, y_stride, scratch);
         case Kind::Q8_0: return neurons_as<Q8_0Lines>(w, x, active, num_rows, begin, end, y, y_stride, scratch);
         case Kind::Q4_K: return neurons_as<Q4_KLines>(w, x, active, num_rows, begin, end, y, y_stride, scratch);
+        case Kind::IQ4_XS: return neurons_as<IQ4_XSLines>(w, x, active, num_rows, begin, end, y, y_stride, scratch);
         default: return;
     }
 }

@@ -25,15 +25,20 @@ inline uint32_t high_nibbles(uint32_t a, uint32_t b) { return (a >> 4 & kLow) | 
 inline uint8_t* quad(uint8_t* block, int64_t vector, int64_t row) { return block + 64 * vector + 4 * row; }
 inline void put_quad(uint8_t* block, int64_t vector, int64_t row, uint32_t value) { std::memcpy(quad(block, vector, row), &value, 4); }
 
+// 32 inputs: bytes 0-15 hold inputs 0-15 below, 16-31 above.
+void put_nibble_quads(uint8_t* block, int64_t vector, int64_t row, Row from) {
+    for (int64_t j = 0; j < 2; ++j) {
+        uint32_t a = word(from, 2 * j), b = word(from, 2 * j + 1);
+        put_quad(block, vector + j, row, low_nibbles(a, b));
+        put_quad(block, vector + 2 + j, row, high_nibbles(a, b));
+    }
+}
+
 void put_q4_0(uint8_t* block, int64_t row, Row source, int64_t groups) {
     for (int64_t g = 0; g < groups; ++g) {
         Row from = source + 18 * g;
         std::memcpy(block + 512 + 32 * g + 2 * row, from, 2);
-        for (int64_t j = 0; j < 2; ++j) {  // bytes 0-15 hold inputs 0-15 below, 16-31 above
-            uint32_t a = word(from + 2, 2 * j), b = word(from + 2, 2 * j + 1);
-            put_quad(block, 4 * g + j, row, low_nibbles(a, b));
-            put_quad(block, 4 * g + 2 + j, row, high_nibbles(a, b));
-        }
+        put_nibble_quads(block, 4 * g, row, from + 2);
     }
 }
 
@@ -76,6 +81,21 @@ void put_q4_k(uint8_t* block, int64_t row, Row source) {
         }
 }
 
+// Scale + 32 of group g of an IQ4_XS block.
+int iq4_scale_of(Row block, int64_t g) { return (block[4 + g / 2] >> 4 * (g % 2) & 15) | (block[2 + g / 4] >> 2 * (g % 4) & 3) << 4; }
+void put_iq4_xs(uint8_t* block, int64_t row, Row source) {
+    for (int64_t g = 0; g < 8; ++g) {
+        int scale = iq4_scale_of(source, g);
+        for (int64_t k = 0; k < 3; ++k) {
+            uint8_t& at = block[2048 + 32 * k + 16 * (g % 2) + row];
+            if (g / 2 == k) at = static_cast<uint8_t>(at | scale);
+            if (g / 2 == 3) at = static_cast<uint8_t>(at | (scale >> 2 * k & 3) << 6);
+        }
+        put_nibble_quads(block, 4 * g, row, source + 8 + 16 * g);
+    }
+    std::memcpy(block + 2144 + 2 * row, source, 2);
+}
+
 void put_q6_k(uint8_t* block, int64_t row, Row source) {
     for (int64_t half = 0; half < 2; ++half)
         for (int64_t plane = 0; plane < 4; ++plane) {  // 32 inputs each
@@ -109,17 +129,18 @@ void put_blocks(const PackedMatrix& matrix, uint8_t* panel, int64_t row, Row sou
         if (matrix.kind == Kind::Q8_0) put_q8_0(block, row, from, groups);
         if (matrix.kind == Kind::Q4_K) put_q4_k(block, row, from);
         if (matrix.kind == Kind::Q6_K) put_q6_k(block, row, from);
+        if (matrix.kind == Kind::IQ4_XS) put_iq4_xs(block, row, from);
     }
 }
 
 // 256 inputs of a neuron-major tile. Rows r and r + 64 share the bytes of a line; those behind the last are zero.
 void put_lines(const PackedMatrix& matrix, uint8_t* block, int64_t b, Row source, int64_t row_bytes, int64_t num_rows) {
-    bool is_wide = matrix.kind == Kind::Q8_0, is_k = matrix.kind == Kind::Q4_K;
+    bool is_wide = matrix.kind == Kind::Q8_0, is_k = matrix.kind == Kind::Q4_K, is_iq = matrix.kind == Kind::IQ4_XS;
     int64_t groups = std::min<int64_t>(8, matrix.cols / 32 - 8 * b), group_bytes = is_wide ? 34 : 18;
     for (int64_t r = 0; r < std::min<int64_t>(64, num_rows); ++r) {
         int64_t position = 16 * (r / 4 % 4) + 4 * (r / 16) + r % 4;
         bool has_second = r + 64 < num_rows;
-        Row first = source + r * row_bytes + (is_k ? 144 * b : 8 * group_bytes * b), second = has_second ? first + 64 * row_bytes : first;
+        Row first = source + r * row_bytes + (is_k || is_iq ? block_shape(matrix.kind).source_bytes * b : 8 * group_bytes * b), second = has_second ? first + 64 * row_bytes : first;
         auto both = [&](auto put) {
             put(r, first);
             if (has_second) put(r + 64, second);
@@ -142,6 +163,14 @@ void put_lines(const PackedMatrix& matrix, uint8_t* block, int64_t b, Row source
                 }
             });
             for (int64_t k = 0; k < 4; ++k) put_nibbles(block + 2560 + 4096 * k, first + 16 + 32 * k, second + 16 + 32 * k, 32);
+            continue;
+        }
+        if (is_iq) {
+            both([&](int64_t row, Row from) {
+                std::memcpy(block + 2 * row, from, 2);
+                for (int64_t g = 0; g < 8; ++g) block[256 + 128 * g + row] = static_cast<uint8_t>(iq4_scale_of(from, g) - 32);
+            });
+            for (int64_t g = 0; g < 8; ++g) put_nibbles(block + 1280 + 2048 * g, first + 8 + 16 * g, second + 8 + 16 * g, 16);
             continue;
         }
         for (int64_t g = 0; g < groups; ++g) {
@@ -169,6 +198,7 @@ BlockShape block_shape(Kind kind) {
         case Kind::Q8_0: return {64, 1088, 68};
         case Kind::Q4_K: return {256, 2304, 144};
         case Kind::Q6_K: return {256, 3392, 210};
+        case Kind::IQ4_XS: return {256, 2176, 136};
     }
     throw std::invalid_argument("a weight format that the native kernels do not know");
 }

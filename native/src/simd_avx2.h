@@ -106,6 +106,11 @@ template <int N> inline U64v u_right(U64v x) {
 template <int N> inline U64v u_left(U64v x) {
     return u_and({_mm256_slli_epi16(x.a, N), _mm256_slli_epi16(x.b, N)}, static_cast<uint8_t>(0xFF << N));
 }
+// Entry x of 16 bytes for every byte x < 16.
+inline U64v u_lookup(const void* table, U64v x) {
+    __m256i entries = _mm256_broadcastsi128_si256(_mm_load_si128(static_cast<const __m128i*>(table)));
+    return {_mm256_shuffle_epi8(entries, x.a), _mm256_shuffle_epi8(entries, x.b)};
+}
 // low | (high shifted left by N, right where it is negative) & 0x30
 template <int N> inline U64v u_merge(U64v low, U64v high) {
     auto moved = [](__m256i v) { return N >= 0 ? _mm256_slli_epi16(v, N >= 0 ? N : 0) : _mm256_srli_epi16(v, N < 0 ? -N : 0); };

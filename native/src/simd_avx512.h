@@ -63,6 +63,11 @@ inline U64v u_and(U64v x, uint8_t mask) { return {_mm512_and_si512(x.v, _mm512_s
 inline U64v u_or(U64v x, U64v y) { return {_mm512_or_si512(x.v, y.v)}; }
 template <int N> inline U64v u_right(U64v x) { return u_and({_mm512_srli_epi16(x.v, N)}, static_cast<uint8_t>(0xFF >> N)); }
 template <int N> inline U64v u_left(U64v x) { return u_and({_mm512_slli_epi16(x.v, N)}, static_cast<uint8_t>(0xFF << N)); }
+// Entry x of 16 bytes for every byte x < 16.
+inline U64v u_lookup(const void* table, U64v x) {
+    __m512i entries = _mm512_broadcast_i32x4(_mm_load_si128(static_cast<const __m128i*>(table)));
+    return {_mm512_shuffle_epi8(entries, x.v)};
+}
 // low | (high shifted left by N, right where it is negative) & 0x30
 template <int N> inline U64v u_merge(U64v low, U64v high) {
     __m512i moved = N >= 0 ? _mm512_slli_epi16(high.v, N >= 0 ? N : 0) : _mm512_srli_epi16(high.v, N < 0 ? -N : 0);

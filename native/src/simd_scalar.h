@@ -56,6 +56,8 @@ inline U64v u_and(U64v a, uint8_t mask) { for (auto& b : a.v) b &= mask; return 
 inline U64v u_or(U64v a, U64v b) { for (int i = 0; i < 64; ++i) a.v[i] |= b.v[i]; return a; }
 template <int N> inline U64v u_right(U64v a) { for (auto& b : a.v) b = static_cast<uint8_t>(b >> N); return a; }
 template <int N> inline U64v u_left(U64v a) { for (auto& b : a.v) b = static_cast<uint8_t>(b << N); return a; }
+// Entry x of 16 bytes for every byte x < 16.
+inline U64v u_lookup(const void* table, U64v a) { for (auto& b : a.v) b = static_cast<const uint8_t*>(table)[b]; return a; }
 // low | (high shifted left by N, right where it is negative) & 0x30
 template <int N> inline U64v u_merge(U64v a, U64v b) {
     for (int i = 0; i < 64; ++i) a.v[i] |= (N >= 0 ? b.v[i] << (N >= 0 ? N : 0) : b.v[i] >> (N < 0 ? -N : 0)) & 0x30;

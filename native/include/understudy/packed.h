@@ -9,6 +9,9 @@
 //        0-3 = C & 63, of groups 4-7 = A >> 6 | (B >> 6) << 2 | (C >> 6) << 4; byte 16 g + r is group g of row r.
 //   Q6_K 256 inputs: 32 vectors of low nibbles as Q4_0 | 16 vectors of the upper 2 bits, quad 4j+i at bit 2i |
 //        16 x 16 int8 scales | 16 fp16 d, padding                                                            3392 bytes
+//   IQ4_XS 256 inputs: 32 vectors as Q4_0 | 8 x 16 scales of 6 bits | 16 fp16 d                              2176 bytes
+//        The scales are half vectors A, B, C: of groups 0-1 = A & 63, 2-3 = B & 63, 4-5 = C & 63,
+//        6-7 = A >> 6 | (B >> 6) << 2 | (C >> 6) << 4; byte 16 (g % 2) + r is group g of row r.
 //   F16, BF16, F32: one input: 16 values                                                                   32, 64 bytes
 //
 // "Neuron-major", for the MLP's second matrix, whose inputs are mostly zero: tiles of 128 output rows, in them stretches of
@@ -17,13 +20,14 @@
 //   Q4_0  8 times (128 fp16 scales | 32 lines of 64 bytes, low nibbles = rows 0-63, high nibbles = rows 64-127)  18432 bytes
 //   Q8_0  8 times (128 fp16 scales | 32 lines of 128 signed bytes, rows 0-63, then 64-127)                       34816 bytes
 //   Q4_K  128 fp16 d, 128 fp16 dmin | 8 x 128 scales, 8 x 128 minima, bytes | 256 lines as Q4_0                  18944 bytes
+//   IQ4_XS  128 fp16 d | 8 x 128 scales, signed bytes | 256 lines as Q4_0                                        17664 bytes
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace understudy {
 
-enum class Kind : int { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q6_K = 14, BF16 = 30 };  // GGML's numbers
+enum class Kind : int { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q6_K = 14, IQ4_XS = 23, BF16 = 30 };  // GGML's numbers
 
 constexpr int64_t kPanelRows = 16;
 constexpr int64_t kTileRows = 128;
@@ -41,9 +45,11 @@ BlockShape block_shape(Kind kind);
 inline bool is_float(Kind kind) { return kind == Kind::F32 || kind == Kind::F16 || kind == Kind::BF16; }
 
 // Whether a format has a neuron-major layout.
-inline bool has_lines(Kind kind) { return kind == Kind::Q4_0 || kind == Kind::Q8_0 || kind == Kind::Q4_K; }
+inline bool has_lines(Kind kind) { return kind == Kind::Q4_0 || kind == Kind::Q8_0 || kind == Kind::Q4_K || kind == Kind::IQ4_XS; }
 // Bytes of 256 inputs of a neuron-major tile.
-inline int64_t line_block_bytes(Kind kind) { return kind == Kind::Q4_K ? 18944 : kind == Kind::Q8_0 ? 34816 : 18432; }
+constexpr int64_t line_block_bytes(Kind kind) {
+    return kind == Kind::Q4_K ? 18944 : kind == Kind::IQ4_XS ? 17664 : kind == Kind::Q8_0 ? 34816 : 18432;
+}
 
 // One matrix, y = W x, W of shape (rows, cols), in panels or neuron-major.
 struct PackedMatrix {
