@@ -63,7 +63,7 @@ def candidate_shapes(parent: NemotronConfig, pruning: PruningRecipe) -> list[Nem
     Small models get steps of 64 channels, so that there is something to choose from; larger ones steps of 256, which
     the K-quants want.
     """
-    step = _K_QUANT if parent.hidden_size >= 8 * _K_QUANT else 64 if parent.hidden_size >= 256 else 16
+    step = _K_QUANT if parent.hidden_size >= 8 * _K_QUANT else 64 if parent.hidden_size >= 256 else 32
     layers = parent.num_hidden_layers
     depths = tuple(range(max(1, layers // 2), layers + 1)) if pruning.depth else (layers,)
     space = SearchSpace(hidden_step=step, intermediate_step=step, layers=depths)

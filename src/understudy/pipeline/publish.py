@@ -44,7 +44,7 @@ def _publish(recipe: MakeRecipe, last: str, reports: tuple[str, ...], context: S
     shutil.copytree(model_of(context.inputs[last]), context.folder / "model", copy_function=_link, dirs_exist_ok=True)
     found = [read_report(context.inputs[name] / REPORT) for name in reports]
     write_comparison(found, context.folder / "evaluation")
-    shipped = found[len(found) - len(recipe.quantization.plans)]
+    shipped = found[-len(recipe.quantization.plans)]
     card = recipe.card
     facts = CardFacts(
         name=card.title or recipe.name,
@@ -55,7 +55,7 @@ def _publish(recipe: MakeRecipe, last: str, reports: tuple[str, ...], context: S
         recipe=_resolved(recipe),
         corpora=tuple(sorted(recipe.corpora() - {recipe.validation})),
         tokens=_tokens(recipe),
-        stages=tuple(found),
+        stages=tuple(report for report in found if report is not shipped),
     )
     write_card(context.folder / "README.md", shipped, facts)
     write_json(context.folder / "recipe.json", _resolved(recipe))
