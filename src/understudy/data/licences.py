@@ -39,4 +39,4 @@ def check_licence(name: str, licence: str, *, is_allowed: bool) -> None:
 
 def _is_restrictive(licence: str) -> bool:
     parts = licence.upper().replace("+", "-").split("-")
-    return bool({"SA", "NC", "ND", "GPL", "LGPL", "AGPL", "GFDL", "SHAREALIKE", "ODBL"} & set(parts))
+    return bool({"SA", "NC", "GPL", "LGPL", "AGPL", "GFDL", "SHAREALIKE", "ODBL"} & set(parts))
