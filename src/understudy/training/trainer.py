@@ -80,6 +80,7 @@ class Trainer:
             self.model, recipe.optimizer, others=[p for module in extra for p in module.parameters()]
         )
         self.step = 0
+        self._recent: list[dict[str, float]] = []  # losses since the last row of losses.csv
         self._report = report if self.ranks.is_first else _say_nothing
         eos = recipe.model.eos_token_id
         cache = corpora or output / "corpora"
@@ -108,7 +109,6 @@ class Trainer:
         if self.recipe.lora and not self._base:
             raise DataError("Adapters need a model to stand beside; run understudy finetune RECIPE --model PATH.")
         total, began, first, tokens = self.recipe.total_steps, time.monotonic(), self.step, 0
-        recent: list[dict[str, float]] = []
         while self.step < total:
             stage = _stage_at(self.recipe, self.step)
             batch = self._batcher.draw(stage, self.step)
@@ -117,10 +117,10 @@ class Trainer:
             tokens += sum(b.token_ids.size for b in batch)
             elapsed = time.monotonic() - began
             loss = sum(b.share * losses[b.source] for b in batch)
-            recent.append({"loss": loss, **losses})
+            self._recent.append({"loss": loss, **losses})
             if self.step % _LOSS_EVERY == 0:
-                self._append("losses.csv", {"step": self.step, "stage": stage.name, **_means(recent)})
-                recent.clear()
+                self._append("losses.csv", {"step": self.step, "stage": stage.name, **_means(self._recent)})
+                self._recent.clear()
             if self.step % self.recipe.evaluate_every == 0 or self.step == total:
                 self._log(stage)
             if self.step % self.recipe.checkpoint_every == 0 or self.step == total:
@@ -213,6 +213,7 @@ class Trainer:
         companion = self.objective.companion
         state: dict[str, Any] = {
             "step": self.step,
+            "recent": self._recent,
             "model": gather_state(self._learnt(), self.ranks),
             "base": self._base,
             "optimizers": [gather_state(o.state_dict(), self.ranks) for o in self.optimizers],
@@ -266,7 +267,20 @@ class Trainer:
         except (RuntimeError, KeyError, ValueError) as error:
             raise DataError(f"{path} belongs to another recipe; move it away or choose another output.") from error
         self.step = int(state["step"])
+        self._recent = list(state.get("recent", ()))
+        for name in ("losses.csv", "evaluations.csv"):
+            self._forget(name)
         return True
+
+    def _forget(self, name: str) -> None:
+        """Take rows of steps behind the checkpoint out of a CSV file: they come again."""
+        path = self.output / name
+        if not (self.ranks.is_first and path.exists()):
+            return
+        rows = [row for row in path.read_bytes().splitlines(keepends=True) if row.endswith(b"\n")]
+        part = path.with_suffix(".part")
+        part.write_bytes(b"".join(row for row in rows if int(row.split(b",", 1)[0]) <= self.step))
+        part.replace(path)
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:
