@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -445,3 +446,20 @@ def test_a_quota_slows_its_owner_and_nobody_else(lab: "Lab") -> None:
     assert all(g.text() == "a" * 30 for g in greedy)
     assert time.monotonic() - began > 0.4  # 155 tokens, of which 100 at once
     assert modest_s < 0.3
+
+
+def test_many_threads_may_ask_while_others_wait(lab: "Lab") -> None:
+    engine = lab.scripted(lambda ids: 3, max_running=1)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # a thread is interrupted wherever it can be
+    try:
+        askers = [
+            threading.Thread(target=lambda: [engine.submit(lab.request()) for _ in range(1500)]) for _ in range(4)
+        ]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join()
+    finally:
+        sys.setswitchinterval(interval)
+    engine.close()  # a model thread that died is an error of the test

@@ -196,9 +196,12 @@ class Engine:
     def _admit(self) -> None:
         """Move waiting requests to the running batch: by priority, then first come first served."""
         now = time.monotonic()
-        for waiting in [w for w in self._waiting if now >= w.deadline]:
-            waiting.generation.deliver(Chunk("", (), "deadline"))
-        ready = sorted(self._waiting, key=lambda w: -w.request.priority)  # stable: the first of the highest
+        with self._changed:  # others add requests while these are looked at
+            ready = list(self._waiting)
+        for waiting in ready:
+            if now >= waiting.deadline:
+                waiting.generation.deliver(Chunk("", (), "deadline"))
+        ready.sort(key=lambda w: -w.request.priority)  # stable: the first of the highest
         for waiting in ready:
             if len(self._running) >= self.options.max_running:
                 break
