@@ -100,13 +100,7 @@ def measure_speed(
     """
     found: list[Measurement] = []
     with ExitStack() as stack:
-        running: list[_Engine] = []
-        for name in engines:
-            report(f"loading {name}")
-            running.append(stack.enter_context(EngineProcess(name, model, threads=threads)))
-        if llama_bench:
-            report(f"loading {llama_bench.name}")
-            running.append(stack.enter_context(closing(LlamaBench(llama_bench, model, threads=threads))))
+        running = _start(stack, engines, llama_bench, model, threads=threads, report=report)
         found += [Measurement(what="load", engine=e.name, value=e.load_s, unit="s") for e in running if e.load_s]
         for length in prefills:
             report(f"prefill {length}")
@@ -131,6 +125,25 @@ def measure_speed(
         limits={name: floors[name] for name in ("bytes_per_s", "int8_ops_per_s") if name in floors},
         ceilings=_ceilings(floors, prefills, depths) if floors else {},
     )
+
+
+def _start(
+    stack: ExitStack,
+    engines: Sequence[str],
+    llama_bench: Path | None,
+    model: Path,
+    *,
+    threads: int,
+    report: Callable[[str], None],
+) -> list[_Engine]:
+    running: list[_Engine] = []
+    for name in engines:
+        report(f"loading {name}")
+        running.append(stack.enter_context(EngineProcess(name, model, threads=threads)))
+    if llama_bench:
+        report(f"loading {llama_bench.name}")
+        running.append(stack.enter_context(closing(LlamaBench(llama_bench, model, threads=threads))))
+    return running
 
 
 def _first_token(engines: Sequence[_Engine], known: int, new: int, repeats: int) -> list[Measurement]:
