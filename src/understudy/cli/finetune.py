@@ -24,21 +24,29 @@ def finetune(
     try:
         import torch
 
-        from understudy.model.checkpoint import load_model
-        from understudy.model.embedded import embedded_model_path
-        from understudy.training.curve import draw_curve
-        from understudy.training.finetuning import export_finetuned, finetuning_recipe
-        from understudy.training.trainer import Trainer
+        from understudy.training.sharding import join_ranks, leave_ranks
     except ImportError as error:
         raise RecipeError(
             f"Fine-tuning needs the workshop, which is not installed ({error.name} is missing): "
             "pip install 'understudy[workshop]'."
         ) from error
-    from understudy.cli.progress import show_training
-
     if threads:
         torch.set_num_threads(threads)
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not join_ranks().is_first)
+    try:
+        _finetune(recipe, model, data, output, console)
+    finally:
+        leave_ranks()
+
+
+def _finetune(recipe: Path, model: Path | None, data: Path, output: Path | None, console: Console) -> None:
+    from understudy.cli.progress import show_training
+    from understudy.model.checkpoint import load_model
+    from understudy.model.embedded import embedded_model_path
+    from understudy.training.curve import draw_curve
+    from understudy.training.finetuning import export_finetuned, finetuning_recipe
+    from understudy.training.trainer import Trainer
+
     files = load_model(model or embedded_model_path())
     plan = finetuning_recipe(recipe, files)
     run = output or Path(plan.output)
@@ -54,9 +62,8 @@ def finetune(
     if not resumed:
         console.log("before:", ", ".join(f"{name} {value:.3f}" for name, value in trainer.evaluate().items()))
     show_training(trainer, console)
-    if not trainer.ranks.is_first:
-        return
-    draw_curve(run, run / "curve.png")
-    made = export_finetuned(plan, files, run)
-    written = [str(path) for path in (made.folder, made.gguf, made.adapters, made.gguf_adapters) if path]
-    console.log("wrote", ", ".join([*written, str(run / "curve.png")]))
+    if trainer.ranks.is_first:
+        draw_curve(run, run / "curve.png")
+        made = export_finetuned(plan, files, run)
+        written = [str(path) for path in (made.folder, made.gguf, made.adapters, made.gguf_adapters) if path]
+        console.log("wrote", ", ".join([*written, str(run / "curve.png")]))
