@@ -22,7 +22,7 @@ seed = 3
 output = "unused"
 validation = "storybooks"
 evaluate_every = 1000
-checkpoint_every = 3
+checkpoint_every = 2
 probes_per_kind = 0
 dtype = "float32"
 activation_checkpointing = CHECKPOINTING
@@ -51,14 +51,14 @@ corpora = ["storybooks"]
 
 [[stage]]
 name = "rows"
-steps = 5
+steps = 3
 length = 32
 batch_tokens = 160
 mixture = { prose = 1.0 }
 
 [[stage]]
 name = "row"
-steps = 2
+steps = 1
 length = 32
 batch_tokens = 32
 mixture = { prose = 1.0 }
@@ -110,7 +110,7 @@ def test_two_processes_are_as_one(
         run.mkdir()
         (run / "recipe.toml").write_text(text)
         one = trainer(run, stories, teacher)
-        alone[name] = [p.loss for p in one.run() if p.step != 3 or shutil.copytree(run, tmp_path / f"{name}-two")]
+        alone[name] = [p.loss for p in one.run() if p.step != 2 or shutil.copytree(run, tmp_path / f"{name}-two")]
         bits[name] = one.evaluate()["bits_per_byte"]
     (
         tmp_path / "muon-two" / "checkpoint.pt"
@@ -123,9 +123,9 @@ def test_two_processes_are_as_one(
     assert done.returncode == 0, done.stderr[-3000:]
     for name, run in zip(texts, runs, strict=True):
         got = json.loads((run / "losses.json").read_text())
-        assert got["first"] == (0 if name == "muon" else 3)
+        assert got["first"] == (0 if name == "muon" else 2)
         assert got["losses"] == pytest.approx(alone[name][got["first"] :], abs=1e-5)
         assert got["bits_per_byte"] == pytest.approx(bits[name], abs=1e-5)
     back = trainer(runs[0], stories, teacher)
-    assert back.resume() and back.step == 7
+    assert back.resume() and back.step == 4
     assert back.evaluate()["bits_per_byte"] == pytest.approx(bits["muon"], abs=1e-5)

@@ -24,6 +24,9 @@ def test_the_shipped_recipe_is_valid() -> None:
         (("prose = 0.1", "prosa = 0.1"), "no source has that name"),
         (("seed = 7", "seed = "), "not a readable TOML"),
         (("length = 256", "length = 8"), "length >= 32"),
+        (("muon_lr = 0.01", 'kind = "sgd"'), "kind must be muon or adamw"),
+        (("muon_lr = 0.01", 'schedule = "steps"'), "schedule must be linear or cosine"),
+        (("seed = 7", 'seed = 7\ndtype = "int8"'), "dtype must be"),
     ],
 )
 def test_a_wrong_recipe_says_what_is_wrong(tmp_path: Path, change: tuple[str, str], message: str) -> None:

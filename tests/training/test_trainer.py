@@ -88,7 +88,7 @@ def prose_only(recipe: Recipe, **changes: object) -> Recipe:
 def test_the_golden_losses(recipe: Recipe, corpora: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
     losses = [p.loss for p in make(prose_only(recipe), corpora, tmp_path / "run", tokenizer).run()]
     # Where bfloat16 is fast Muon orthogonalises in it, hence the tolerance.
-    assert losses == pytest.approx([6.23111, 6.17539, 6.05989, 5.94088, 5.81022, 5.67049], abs=1e-3)
+    assert losses == pytest.approx([6.23111, 6.17539, 6.05989, 5.94088, 5.81022, 5.69389], abs=1e-3)
 
 
 def test_checkpointed_activations_change_nothing(

@@ -9,6 +9,7 @@ from understudy import __version__
 from understudy.cli.bench import bench
 from understudy.cli.chat import chat
 from understudy.cli.data import data
+from understudy.cli.distill import distill
 from understudy.cli.doctor import doctor
 from understudy.cli.evaluate import evaluate
 from understudy.cli.finetune import finetune
@@ -40,6 +41,7 @@ app.command()(bench)
 app.command()(make)
 app.command()(data)
 app.command()(train)
+app.command()(distill)
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(prune)

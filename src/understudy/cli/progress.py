@@ -12,7 +12,11 @@ __all__ = ["show_training"]
 
 
 def show_training(trainer: "Trainer", console: Console) -> None:
-    """Run a trainer to its end; loss, speed and the time left are shown."""
+    """Run a trainer to its end; loss, speed and the time left are shown, by the first of several processes."""
+    if not trainer.ranks.is_first:
+        for _ in trainer.run():
+            pass
+        return
     recipe = trainer.recipe
     columns = (
         TextColumn("{task.description}"),

@@ -119,6 +119,10 @@ class Teacher(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Leave it; it cannot be asked any more."""
+        ...
+
 
 class LocalTeacher:
     """A frozen model in this process; its blocks are loaded when it is first asked.
@@ -173,6 +177,10 @@ class LocalTeacher:
         if question.has_layer:
             out["layer"] = tapped[-1][chosen].to(dtype)
         return out
+
+    def close(self) -> None:
+        """See `Teacher`; frees the model."""
+        self._model = self._table = None
 
 
 def to_goal(answer: Mapping[str, Tensor], teacher: Teacher, device: torch.device) -> FullGoal | TopGoal:

@@ -56,6 +56,10 @@ class CachedTeacher:
         _write(path, answer)
         return answer
 
+    def close(self) -> None:
+        """See `Teacher`."""
+        self._teacher.close()
+
     def _read(self, path: Path, question: Question, count: int) -> dict[str, Tensor]:
         try:
             answer = load_file(path)

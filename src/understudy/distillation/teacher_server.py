@@ -148,7 +148,7 @@ class RemoteTeacher:
         return answer
 
     def close(self) -> None:
-        """Leave the teacher."""
+        """See `Teacher`."""
         self._connection.close()
 
     def _ask(

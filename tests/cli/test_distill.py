@@ -1,0 +1,84 @@
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from understudy.distillation.teacher import LocalTeacher
+from understudy.distillation.teacher_server import TeacherServer
+from understudy.model.checkpoint import load_model
+from understudy.model.gguf_writer import write_gguf
+from understudy.testing import byte_tokenizer, random_tensors, tiny_config
+
+RECIPE = """
+name = "pupil"
+seed = 1
+output = "unused"
+validation = "storybooks"
+probes_per_kind = 0
+
+[distillation]
+top_k = 50
+
+[[source]]
+name = "prose"
+kind = "text"
+corpora = ["storybooks"]
+
+[[stage]]
+name = "one"
+steps = 2
+length = 32
+batch_tokens = 64
+mixture = { prose = 1.0 }
+"""
+
+
+@pytest.fixture
+def stories(tmp_path: Path) -> Path:
+    (tmp_path / "data" / "pretrain").mkdir(parents=True)
+    record = {"title": "Tale", "text": "The fox ran over the hill. " * 30}
+    (tmp_path / "data" / "pretrain" / "storybooks_ccby.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> Path:
+    path, config = tmp_path / "student.gguf", tiny_config(num_hidden_layers=1)
+    write_gguf(path, config, random_tensors(config, seed=4), byte_tokenizer().definition, None, file_type="f16")
+    return path
+
+
+def test_a_student_is_distilled_served_and_exported(
+    run: object, model_file: Path, student: Path, stories: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "pupil.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    common = ["distill", str(recipe), "--student", str(student), "--data", str(stories)]
+    done = run(*common, "--teacher", str(model_file), "--output", str(tmp_path / "a"), "--cache", str(tmp_path / "c"))
+    assert done.code == 0 and "starting at step 0 of 2" in done.err and "wrote" in done.err
+    pupil = load_model(tmp_path / "a" / "pupil.gguf")
+    assert pupil.config.num_hidden_layers == 1 and load_model(tmp_path / "a" / "pupil").config == pupil.config
+    told = json.loads(pupil.metadata["understudy.distillation"])
+    teacher = LocalTeacher(load_model(model_file))
+    assert told["top_k"] == 50 and len(told["teacher"]) == 64 and "general.license" not in pupil.metadata
+    assert len(list((tmp_path / "c").rglob("*.safetensors"))) == 2
+    server = TeacherServer(teacher, tmp_path / "teacher.json")
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    served = run(*common, "--teacher", str(tmp_path / "teacher.json"), "--output", str(tmp_path / "b"))
+    server.close()
+    thread.join(timeout=10)
+    assert served.code == 0
+    losses = [(tmp_path / n / "pupil" / "model.safetensors").read_bytes()[-4000:] for n in "ab"]
+    assert losses[0] == losses[1]
+
+
+def test_what_is_missing_is_named(run: object, model_file: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "pupil.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    assert "Name a teacher" in run("distill", str(recipe), "--student", str(model_file), "--output", str(tmp_path)).err
+    wrong = run("distill", str(recipe), "--teacher", str(model_file), "--serve", str(tmp_path / "teacher"))
+    assert wrong.code == 2 and "--serve takes the name of a .json file" in wrong.err
+    gone = run("distill", str(recipe), "--student", str(model_file), "--teacher", str(tmp_path / "none.json"))
+    assert gone.code == 2 and "no address file" in gone.err
