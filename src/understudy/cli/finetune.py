@@ -56,7 +56,7 @@ def _finetune(recipe: Path, model: Path | None, data: Path, output: Path | None,
     resumed = trainer.resume()
     learning = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     console.log(
-        f"{plan.name}: {learning / 1e6:.2f}M of {plan.model.num_parameters / 1e6:.1f}M parameters learn on "
+        f"{plan.name}: {learning:,} of {plan.model.num_parameters:,} parameters learn on "
         f"{trainer.device}, {'going on at' if resumed else 'starting at'} step {trainer.step} of {plan.total_steps}"
     )
     if not resumed:
