@@ -125,7 +125,7 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit(folder: Path, tmp_path: P
     assert sorted(p.name for p in tmp_path.iterdir()) == ["torn.gguf", "whole.gguf"]
 
 
-def interrupt(source: LoadedModel, output: Path, after: int) -> None:
+def interrupt(source: LoadedModel, output: Path, after: int, feedback: list[torch.Tensor] | None = None) -> None:
     """Stop a quantization after some tensors."""
 
     class Stop(Exception):
@@ -136,7 +136,7 @@ def interrupt(source: LoadedModel, output: Path, after: int) -> None:
             raise Stop
 
     with pytest.raises(Stop):
-        quantize_model(source, output, named_plan("q4", source.config), progress=stop)
+        quantize_model(source, output, named_plan("q4", source.config), feedback=feedback, progress=stop)
 
 
 @pytest.mark.parametrize("damage", ["bytes", "tail", "line"])
@@ -160,6 +160,23 @@ def test_a_damaged_spool_is_done_again_from_there(folder: Path, tmp_path: Path, 
     result = quantize_model(source, output, plan)
     assert result.resumed == 5
     assert output.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("after", [3, 8])
+def test_error_feedback_goes_on_where_it_was(folder: Path, tmp_path: Path, after: int) -> None:
+    source = load_model(folder)
+    plan = named_plan("q4", source.config)
+    batches = [torch.randint(0, source.config.vocab_size, (2, 32), generator=torch.Generator().manual_seed(1))]
+    quantize_model(source, tmp_path / "whole.gguf", plan, feedback=batches)
+    interrupt(source, tmp_path / "torn.gguf", after, feedback=batches)
+    assert quantize_model(source, tmp_path / "torn.gguf", plan, feedback=batches).resumed == after
+    assert (tmp_path / "torn.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    quantize_model(source, tmp_path / "plain.gguf", plan)
+    whole, plain = load_model(tmp_path / "whole.gguf"), load_model(tmp_path / "plain.gguf")
+    assert json.loads(whole.metadata["understudy.quantization"])["error_feedback"]
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not np.array_equal(whole.weights[name].raw, plain.weights[name].raw)
+    np.testing.assert_array_equal(whole.weights[HEAD].raw, plain.weights[HEAD].raw)
 
 
 def test_another_job_does_not_take_what_is_there(folder: Path, tmp_path: Path) -> None:

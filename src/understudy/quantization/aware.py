@@ -45,17 +45,17 @@ class FakeQuantize(nn.Module):
         self._every = every
         self._scales: list[tuple[Tensor, Tensor | None] | None] = [None] * len(parts)
         self._changes = 0
-        self._version: tuple[int, int] | None = None
+        self._seen: tuple[int, int] | None = None
         self._difference: Tensor | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         """(rows, cols) weights to the values that they would have in the file."""
         with torch.no_grad():
             version = (weight.data_ptr(), weight._version)
-            if self._difference is None or version != self._version:
+            if self._difference is None or version != self._seen:
                 is_due = self._changes % self._every == 0
                 self._changes += 1
-                self._version = version
+                self._seen = version
                 self._difference = self._quantized(weight.detach(), is_due) - weight.detach()
         return weight + self._difference
 

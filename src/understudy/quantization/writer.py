@@ -3,13 +3,15 @@
 import dataclasses
 import hashlib
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from understudy import __version__
 from understudy.errors import ModelFileError
@@ -20,8 +22,9 @@ from understudy.model.mapped_file import drop_pages
 from understudy.model.tensor_names import expected_shapes
 from understudy.model.weights import Weight
 from understudy.prompt.chat_template import NEMOTRON_CHAT_TEMPLATE
-from understudy.quantization.blocks import encode
+from understudy.quantization.blocks import ENCODED, encode
 from understudy.quantization.calibration import Importance, model_hash
+from understudy.quantization.gptq import quantize_layers
 from understudy.quantization.plan import HEAD, TABLE, Plan, stored_bytes
 from understudy.quantization.spool import Spool
 
@@ -82,6 +85,7 @@ def quantize_model(
     plan: Plan,
     importance: Importance | None = None,
     *,
+    feedback: Sequence[Tensor] | None = None,
     options: Mapping[str, Any] | None = None,
     source_hash: str | None = None,
     num_threads: int | None = None,
@@ -96,6 +100,8 @@ def quantize_model(
         output: where to; a file there is replaced.
         plan: formats of all tensors.
         importance: E[x^2] of the inputs; None weighs all inputs alike.
+        feedback: calibration batches: what a column of a layer's matrix loses by rounding, the columns behind it make
+            good (`gptq`); None for the range search alone.
         options: the resolved configuration, kept in the file's metadata.
         source_hash: `model_hash(files)` where it is known already.
         num_threads: None for every core that the process may use.
@@ -106,28 +112,16 @@ def quantize_model(
     """
     start = time.monotonic()
     _check_source(files)
-    source_hash = source_hash or model_hash(files)
-    note = _note(plan, importance, options or {}, source_hash)
-    config = files.config
-    shapes = expected_shapes(dataclasses.replace(config, tie_word_embeddings=False))
-    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
-    done = 0
+    note = _note(plan, importance, options or {}, source_hash or model_hash(files), is_fed_back=feedback is not None)
+    values = {name: math.prod(shape) for name, shape in _shapes(files).items()}
     with Spool(output, hashlib.sha256(note.encode()).hexdigest()) as spool:
-        resumed = sum(name in spool for name in shapes)
-        for number, name in enumerate(shapes):
-            if name not in spool:
-                channels = None if importance is None else importance.channels.get(_input_of(name, files))
-                spool.put(name, _packed(files, name, plan.kinds[name], channels, num_threads))
-            done += sizes[name]
+        resumed = sum(name in spool for name in values)
+        for name in _fill(spool, files, plan, importance, feedback, num_threads):
             if progress:
-                total = sum(sizes.values())
-                state = Progress(
-                    tensor=name, tensors=number + 1, num_tensors=len(shapes), values=done, num_values=total
-                )
-                progress(state)
+                progress(_state(name, spool, values))
         write_packed_gguf(
             output,
-            config,
+            files.config,
             plan.kinds,
             spool.get,
             files.tokenizer.definition,
@@ -139,10 +133,76 @@ def quantize_model(
     return QuantizedFile(
         path=output,
         num_bytes=output.stat().st_size,
-        bits_per_weight=8 * sum(stored_bytes(plan, config).values()) / sum(sizes.values()),
+        bits_per_weight=8 * sum(stored_bytes(plan, files.config).values()) / sum(values.values()),
         resumed=resumed,
         seconds=time.monotonic() - start,
     )
+
+
+def _shapes(files: LoadedModel) -> dict[str, tuple[int, ...]]:
+    return expected_shapes(dataclasses.replace(files.config, tie_word_embeddings=False))
+
+
+def _state(tensor: str, spool: Spool, values: Mapping[str, int]) -> Progress:
+    ready = [name for name in values if name in spool]
+    return Progress(
+        tensor=tensor,
+        tensors=len(ready),
+        num_tensors=len(values),
+        values=sum(values[name] for name in ready),
+        num_values=sum(values.values()),
+    )
+
+
+def _fill(
+    spool: Spool,
+    files: LoadedModel,
+    plan: Plan,
+    importance: Importance | None,
+    feedback: Sequence[Tensor] | None,
+    num_threads: int | None,
+) -> Iterator[str]:
+    """Put every tensor into the spool that is not there; gives each one's name when it is finished."""
+    if feedback is not None:
+        yield from _feed_back(files, plan, feedback, spool, num_threads)
+    for name in _shapes(files):
+        if name not in spool:
+            channels = None if importance is None else importance.channels.get(_input_of(name, files))
+            spool.put(name, _packed(files, name, plan.kinds[name], channels, num_threads))
+            yield name
+
+
+def _feed_back(
+    files: LoadedModel, plan: Plan, batches: Sequence[Tensor], spool: Spool, num_threads: int | None
+) -> Iterator[str]:
+    """Quantize the layers' matrices with error feedback; a layer that is not finished as a whole is done again.
+
+    Its inputs come from the finished layers as they are stored, so a resumed run sees what an undisturbed one does.
+    """
+    weights = dict(files.weights)
+    kinds = dict(plan.kinds)
+    layers: dict[str, list[str]] = {}
+    for name in weights:
+        if name.startswith("model.layers.") and plan.kinds[name] in ENCODED:
+            layers.setdefault(name.split(".")[2], []).append(name)
+    for names in layers.values():
+        if all(name in spool for name in names):
+            for name in names:
+                weights[name] = Weight(spool.get(name), kinds.pop(name), weights[name].shape)
+
+    def search(values: _F32, kind: StorageType, channels: _F32) -> _U8:
+        return _encoded(files, "of a layer", values, kind, channels, num_threads)
+
+    waiting: dict[str, _U8] = {}
+    for matrix in quantize_layers(dataclasses.replace(files, weights=weights), batches, kinds, search):
+        waiting[matrix.name] = matrix.weight.raw
+        names = layers[matrix.name.split(".")[2]]
+        if len(waiting) == len(names):
+            for name in names:
+                if name not in spool:
+                    spool.put(name, [waiting[name]])
+                    yield name
+            waiting.clear()
 
 
 def _check_source(files: LoadedModel) -> None:
@@ -154,7 +214,9 @@ def _check_source(files: LoadedModel) -> None:
             )
 
 
-def _note(plan: Plan, importance: Importance | None, options: Mapping[str, Any], source_hash: str) -> str:
+def _note(
+    plan: Plan, importance: Importance | None, options: Mapping[str, Any], source_hash: str, *, is_fed_back: bool
+) -> str:
     """All that the bytes depend on, as JSON: goes into the file, and its hash names the job."""
     return json.dumps(
         {
@@ -164,6 +226,7 @@ def _note(plan: Plan, importance: Importance | None, options: Mapping[str, Any],
             "kinds": {name: kind.name for name, kind in plan.kinds.items() if kind is not StorageType.F32},
             "source": source_hash,
             "calibration": None if importance is None else importance.identity,
+            "error_feedback": is_fed_back,
             "calibration_tokens": 0 if importance is None else importance.num_tokens,
             "options": dict(options),
         },
