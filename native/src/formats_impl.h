@@ -84,12 +84,13 @@ alignas(16) constexpr uint8_t kIq4Unsigned[16] = {1, 24, 45, 63, 79, 93, 106, 11
 struct IQ4_XS {
     static constexpr int64_t inputs = 256, bytes = 2176, pair_bytes = 64;
     static constexpr int group = 32;
-    static constexpr int zero_bits = 7;
+    static constexpr int zero_bits = kTableZeroBits;
     static constexpr bool is_neuron_major = false, is_wide = true, has_minimum = false;
     static inline void quads(const uint8_t* block, int64_t j, U64v& a, U64v& b) {
+        const void* table = zero_bits ? static_cast<const void*>(kIq4Unsigned) : kIq4Levels;
         Q4_0::quads(block, j, a, b);
-        a = u_lookup(kIq4Unsigned, a);
-        b = u_lookup(kIq4Unsigned, b);
+        a = u_lookup(table, a);
+        b = u_lookup(table, b);
     }
     // Group g's scales + 32 in lane g % 2 of vector g / 2; the upper halves hold what stands behind.
     struct Scales {

@@ -6,6 +6,7 @@
 #pragma once
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "formats_impl.h"
@@ -20,6 +21,7 @@ template <int... I, class Work> inline __attribute__((always_inline)) void unrol
 
 template <class Format> inline I16v product(I16v acc, U64v w, const int8_t* x) {
     if constexpr (Format::is_neuron_major) return Format::is_wide ? dot_unsigned_wide(acc, w, x) : dot_unsigned(acc, w, x);
+    else if constexpr (std::is_same_v<Format, IQ4_XS>) return dot_table(acc, w, x);
     else return Format::is_wide ? dot_wide(acc, w, x) : dot(acc, w, x);
 }
 

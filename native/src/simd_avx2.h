@@ -128,6 +128,13 @@ inline I16v dot_wide(I16v acc, U64v w, const int8_t* x) {
     acc = dot(acc, u_and(w, 15), x);
     return {_mm256_add_epi32(acc.a, _mm256_slli_epi32(high.a, 4)), _mm256_add_epi32(acc.b, _mm256_slli_epi32(high.b, 4))};
 }
+// For levels out of a table, none of them 0: |w| times x with w's sign, so that they need not be split.
+constexpr int kTableZeroBits = 0;
+inline I16v dot_table(I16v acc, U64v w, const int8_t* x) {
+    __m256i v = four(x), ones = _mm256_set1_epi16(1);
+    auto half = [&](__m256i levels) { return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(levels), _mm256_sign_epi8(v, levels)), ones); };
+    return {_mm256_add_epi32(acc.a, half(w.a)), _mm256_add_epi32(acc.b, half(w.b))};
+}
 
 // The same with signed w and unsigned x; |w| at most 64, so that the pair sums fit.
 inline I16v dot_unsigned_by(I16v acc, U64v w, __m256i x) {

@@ -82,6 +82,8 @@ inline I16v dot(I16v acc, U64v w, const int8_t* x) {
     return acc;
 }
 inline I16v dot_wide(I16v acc, U64v w, const int8_t* x) { return dot(acc, w, x); }
+constexpr int kTableZeroBits = 7;  // levels out of a table have 128 added
+inline I16v dot_table(I16v acc, U64v w, const int8_t* x) { return dot(acc, w, x); }
 // The same with signed w and unsigned x.
 inline I16v dot_unsigned(I16v acc, U64v w, const int8_t* x) {
     int32_t four;

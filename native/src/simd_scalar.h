@@ -69,6 +69,8 @@ inline I16v dot(I16v acc, U64v w, const int8_t* x) {
     return acc;
 }
 inline I16v dot_wide(I16v acc, U64v w, const int8_t* x) { return dot(acc, w, x); }
+constexpr int kTableZeroBits = 7;  // levels out of a table have 128 added
+inline I16v dot_table(I16v acc, U64v w, const int8_t* x) { return dot(acc, w, x); }
 // The same with signed w and unsigned x.
 inline I16v dot_unsigned(I16v acc, U64v w, const int8_t* x) {
     LANES for (int k = 0; k < 4; ++k) acc.v[i] += static_cast<int8_t>(w.v[4 * i + k]) * static_cast<uint8_t>(x[k]);
