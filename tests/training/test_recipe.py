@@ -5,7 +5,7 @@ import pytest
 from understudy.errors import ModelFileError, RecipeError
 from understudy.training.recipe import load_recipe
 
-SHIPPED = Path(__file__).parents[2] / "recipes" / "harrow.toml"
+SHIPPED = Path(__file__).parents[2] / "recipes" / "harrow_cpu.toml"
 
 
 def test_the_shipped_recipe_is_valid() -> None:

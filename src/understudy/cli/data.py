@@ -1,15 +1,17 @@
 """`understudy data FOLDER`: what is there, from where, under which licence."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from understudy.data.catalogue import PublicSource, check_file, fetch_file, public_sources
 from understudy.errors import DataError
+
+if TYPE_CHECKING:
+    from understudy.data.catalogue import PublicSource
 
 __all__ = ["data"]
 
@@ -20,6 +22,8 @@ def data(
     mirror: Annotated[str | None, typer.Option("--from", help="Web address that has the files; fetches them.")] = None,
 ) -> None:
     """Check the public corpora of a folder by their hashes, or fetch them."""
+    from understudy.data.catalogue import public_sources
+
     chosen = [s for s in public_sources() if not corpora or set(corpora) & set(s.corpora)]
     unknown = set(corpora or ()) - {name for source in chosen for name in source.corpora}
     if unknown:
@@ -43,7 +47,9 @@ def data(
         )
 
 
-def _fetch(sources: list[PublicSource], folder: Path, mirror: str) -> None:
+def _fetch(sources: "list[PublicSource]", folder: Path, mirror: str) -> None:
+    from understudy.data.catalogue import check_file, fetch_file
+
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         for file in (file for source in sources for file in source.files):
@@ -55,7 +61,9 @@ def _fetch(sources: list[PublicSource], folder: Path, mirror: str) -> None:
                 fetch_file(file, folder, mirror, lambda size, task=task: bar.advance(task, size))  # type: ignore[misc]
 
 
-def _state(source: PublicSource, folder: Path) -> str:
+def _state(source: "PublicSource", folder: Path) -> str:
+    from understudy.data.catalogue import check_file
+
     for file in source.files:
         try:
             check_file(file, folder)

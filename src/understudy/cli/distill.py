@@ -16,7 +16,7 @@ __all__ = ["distill"]
 
 
 def distill(
-    recipe: Annotated[Path, typer.Argument(help="A TOML recipe; docs/training.md has the keys of its table distillation.")],
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe; docs/training.md tells of its table distillation.")],
     teacher: Annotated[
         Path | None, typer.Option(help="GGUF file, Hugging Face folder, or a served teacher's address file (.json).")
     ] = None,

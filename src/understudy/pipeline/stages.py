@@ -75,14 +75,7 @@ def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
     run = _Run(recipe=recipe, data=data)
     teacher_is_given = recipe.teacher.start is not None and not recipe.teacher.has_stages
     stages = [
-        Stage(
-            name="data",
-            needs=(),
-            settings={"corpora": sorted(recipe.corpora())},
-            files=tuple(data / file.path for source in sources_of(recipe.corpora()) for file in source.files),
-            run=partial(_check_data, run),
-            estimate=lambda _: _LITTLE,
-        ),
+        _data_stage(run),
         _tokenizer_stage(run),
         Stage(
             name="teacher",
@@ -123,6 +116,18 @@ def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
             )
         )
     return stages
+
+
+def _data_stage(run: _Run) -> Stage:
+    corpora = run.recipe.corpora()
+    return Stage(
+        name="data",
+        needs=(),
+        settings={"corpora": sorted(corpora)},
+        files=tuple(run.data / file.path for source in sources_of(corpora) for file in source.files),
+        run=partial(_check_data, run),
+        estimate=lambda _: _LITTLE,
+    )
 
 
 def _tokenizer_stage(run: _Run) -> Stage:

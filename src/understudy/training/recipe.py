@@ -262,7 +262,7 @@ def parse_recipe(raw: Mapping[str, Any], where: Path | str) -> Recipe:
             stages=tuple(StageRecipe(**s) for s in raw.get("stage", [])),
         )
     except TypeError as error:
-        raise RecipeError(f"{where}: {error}; compare with recipes/harrow.toml.") from error
+        raise RecipeError(f"{where}: {error}; compare with recipes/harrow_cpu.toml.") from error
 
 
 def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:
