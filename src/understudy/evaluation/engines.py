@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from understudy.errors import EngineError
+from understudy.evaluation.peers_onnxruntime import OnnxRuntime
 from understudy.evaluation.peers_openvino import OpenVino
 
 __all__ = ["ENGINES", "EngineProcess", "MeasuredEngine", "installed_engines", "serve_engine"]
@@ -132,14 +133,20 @@ ENGINES: dict[str, Callable[[Path, int], MeasuredEngine]] = {
     "understudy": _Understudy,
     "llama.cpp": lambda model, threads: _LlamaCpp(model, threads, flash_attention=False),
     "llama.cpp, flash attention": lambda model, threads: _LlamaCpp(model, threads, flash_attention=True),
+    "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
 }
-_PACKAGES = {"llama.cpp": "llama_cpp", "llama.cpp, flash attention": "llama_cpp", "openvino": "openvino"}
+_PACKAGES: dict[str, tuple[str, ...]] = {
+    "llama.cpp": ("llama_cpp",),
+    "llama.cpp, flash attention": ("llama_cpp",),
+    "onnxruntime": ("onnx", "onnxruntime"),
+    "openvino": ("openvino",),
+}
 
 
 def installed_engines() -> list[str]:
     """Names of the engines that this installation can measure."""
-    return [name for name in ENGINES if name not in _PACKAGES or util.find_spec(_PACKAGES[name])]
+    return [name for name in ENGINES if all(util.find_spec(package) for package in _PACKAGES.get(name, ()))]
 
 
 def serve_engine() -> None:

@@ -1,6 +1,5 @@
 """OpenVINO under measurement: the file's model as an OpenVINO graph with 4-bit weights and a cache of its own."""
 
-import shutil
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -9,15 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from understudy.evaluation.peers_weights import eight_bit_table, four_bit_matrix, write_beside
 from understudy.model.checkpoint import load_model
 from understudy.model.config import NemotronConfig
 from understudy.model.weights import Weight
 
-__all__ = ["OpenVino", "four_bit_groups", "openvino_model"]
+__all__ = ["OpenVino", "openvino_model"]
 
-_GROUP_SIZES = (128, 64, 32, 16)
-_EMBEDDING_BITS_MAX = 127
-_SLAB_ROWS = 4096
+_GROUP_SIZE = 128
+_SUFFIX, _FILE = "openvino", "model.xml"
 _HIDDEN = -65504.0  # of a masked score: the lowest in half precision
 
 
@@ -35,11 +34,11 @@ class OpenVino:
 
         core = openvino.Core()
         compiled: Any = core.compile_model(
-            core.read_model(_graph_file(model)),
+            core.read_model(model.with_name(f"{model.name}.{_SUFFIX}") / _FILE),
             "CPU",
             {
                 "INFERENCE_NUM_THREADS": threads,
-                "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP_SIZES[0],
+                "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP_SIZE,
                 "PERFORMANCE_HINT": "LATENCY",
             },
         )
@@ -52,16 +51,12 @@ class OpenVino:
         """Write the graph beside the model, once; it is not part of loading."""
         import openvino
 
-        file = _graph_file(model)
-        if file.exists() and file.stat().st_mtime >= model.stat().st_mtime:
-            return
-        loaded = load_model(model)
-        part = file.parent.with_name(file.parent.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        openvino.save_model(openvino_model(loaded.config, loaded.weights), part / file.name, compress_to_fp16=False)
-        shutil.rmtree(file.parent, ignore_errors=True)
-        part.rename(file.parent)
+        def write(folder: Path) -> None:
+            loaded = load_model(model)
+            graph = openvino_model(loaded.config, loaded.weights)
+            openvino.save_model(graph, folder / _FILE, compress_to_fp16=False)
+
+        write_beside(model, _SUFFIX, write)
 
     def prefill(self, token_ids: list[int]) -> None:
         """Begin a sequence."""
@@ -93,27 +88,6 @@ class OpenVino:
         self._length = stop
         logits: npt.NDArray[np.float32] = self._request.infer(inputs)["logits"]
         return logits
-
-
-def _graph_file(model: Path) -> Path:
-    return model.with_name(model.name + ".openvino") / "model.xml"
-
-
-def four_bit_groups(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
-    """Quantize a matrix to symmetric 4 bits in the largest group that divides its rows.
-
-    Args:
-        values: (rows, cols).
-
-    Returns:
-        (rows, groups, size) levels from -8 to 7, and (rows, groups, 1) scales.
-    """
-    rows, cols = values.shape
-    size = next((size for size in _GROUP_SIZES if cols % size == 0), cols)
-    grouped = values.reshape(rows, cols // size, size)
-    scales = (np.abs(grouped).max(axis=2, keepdims=True) / 7).astype(np.float16)
-    safe = np.where(scales == 0, np.float32(1), scales.astype(np.float32))
-    return np.clip(np.rint(grouped / safe), -8, 7).astype(np.int8), scales
 
 
 def openvino_model(config: NemotronConfig, weights: Mapping[str, Weight]) -> Any:
@@ -161,14 +135,8 @@ class _Graph:
         return self._op.constant(np.array(values, np.float32))
 
     def _embed(self, ids: Any) -> Any:
-        op, weight = self._op, self._weights["model.embed_tokens.weight"]
-        levels = np.empty(weight.shape, np.int8)
-        scales = np.empty((weight.shape[0], 1), np.float32)
-        for start in range(0, weight.shape[0], _SLAB_ROWS):
-            rows = weight.rows(np.arange(start, min(start + _SLAB_ROWS, weight.shape[0])))
-            highest = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-            scales[start : start + _SLAB_ROWS] = highest / _EMBEDDING_BITS_MAX
-            levels[start : start + _SLAB_ROWS] = np.rint(rows / scales[start : start + _SLAB_ROWS])
+        op = self._op
+        levels, scales = eight_bit_table(self._weights["model.embed_tokens.weight"])
         picked = op.gather(op.constant(levels), ids, self._ints(0))
         return op.multiply(op.convert(picked, "f32"), op.gather(op.constant(scales), ids, self._ints(0)))
 
@@ -180,17 +148,11 @@ class _Graph:
 
     def _linear(self, x: Any, name: str) -> Any:
         ov, op, weight = self._ov, self._op, self._weights[name]
-        slabs = [
-            four_bit_groups(weight.rows(np.arange(start, min(start + _SLAB_ROWS, weight.shape[0]))))
-            for start in range(0, weight.shape[0], _SLAB_ROWS)
-        ]
-        shape = [weight.shape[0], *slabs[0][0].shape[1:]]
-        nibbles = np.concatenate([levels.reshape(-1, 2).view(np.uint8) & 15 for levels, _ in slabs])
-        stored = ov.Tensor(ov.Type.i4, ov.Shape(shape))  # holds its memory, unlike one made of an array
-        stored.data.reshape(-1)[:] = nibbles[:, 0] | nibbles[:, 1] << 4
-        scaled = op.multiply(
-            op.convert(ov.op.Constant(stored), "f16"), op.constant(np.concatenate([scales for _, scales in slabs]))
-        )
+        packed, scales = four_bit_matrix(weight)
+        rows, groups, half = packed.shape
+        stored = ov.Tensor(ov.Type.i4, ov.Shape([rows, groups, 2 * half]))  # holds its memory, unlike one of an array
+        stored.data.reshape(-1)[:] = packed.reshape(-1)
+        scaled = op.multiply(op.convert(ov.op.Constant(stored), "f16"), op.constant(scales))
         matrix = op.convert(op.reshape(scaled, self._ints(list(weight.shape)), False), "f32")
         return op.matmul(x, matrix, False, True)
 
