@@ -6,6 +6,7 @@ batcher is a pure function of those, so a resumed or repeated run hits, and a ch
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ def _key(token_ids: Tensor, chosen: Tensor, document_ids: Tensor | None) -> str:
 
 
 def _write(path: Path, answer: dict[str, Tensor]) -> None:
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")  # two processes may keep the same answer at once
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.cpu().contiguous() for name, tensor in answer.items()}, part)
