@@ -16,20 +16,31 @@ import torch
 from torch import Tensor
 
 from understudy.errors import RecipeError
-from understudy.kernels.formats import StorageType
+from understudy.kernels.formats import StorageType, dequantize
 from understudy.model.checkpoint import LoadedModel
 from understudy.model.weights import Weight
 from understudy.quantization.grid import BlockGrid
 from understudy.training.model import BlockStates, rotary_tables
 from understudy.training.streaming import LayerStreamer
 
-__all__ = ["Encode", "Feedback", "GptqSettings", "Hessian", "RoundedMatrix", "Rounder", "feed_back", "quantize_layers"]
+__all__ = [
+    "Encode",
+    "Factor",
+    "GptqSettings",
+    "Hessian",
+    "RoundedMatrix",
+    "Rounder",
+    "factorize",
+    "feed_back",
+    "quantize_layers",
+]
 
 _F32 = npt.NDArray[np.float32]
 _U8 = npt.NDArray[np.uint8]
 Encode = Callable[[_F32, StorageType, _F32], _U8]
 """(rows, cols) values, a format, (cols,) E[x^2] of the inputs -> packed bytes."""
 
+_SLAB_VALUES = 1 << 24
 _INPUTS = {
     "attention_input": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "heads": ("self_attn.o_proj",),
@@ -104,52 +115,33 @@ class Hessian:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Feedback:
-    """A rounded matrix.
+class Factor:
+    """One block of a Hessian, made ready.
 
     Attributes:
-        levels: (rows, cols) int16, for the grid's `pack`.
-        values: (rows, cols) float32, what the levels stand for.
-        damping: largest damping that was needed, None where a block was rounded plainly.
-        note: what went wrong, "" if nothing.
+        order: columns of the matrix, in the order in which they are rounded.
+        upper: Cholesky factor of the damped block's inverse, in that order; None where there is none, then columns are
+            rounded plainly.
+        damping: what was added to the diagonal, as a share of its mean.
     """
 
-    levels: Tensor
-    values: Tensor
-    damping: float | None
-    note: str
+    order: Tensor
+    upper: Tensor | None
+    damping: float
 
 
-def feed_back(weight: Tensor, grid: Rounder, hessian: Hessian, settings: GptqSettings | None = None) -> Feedback:
-    """Round a matrix to a grid, column by column, each column's error taken up by the columns not yet rounded.
-
-    Where a block of the Hessian cannot be factorized even with the largest damping, its columns are rounded plainly.
-
-    Args:
-        weight: (rows, cols) float32.
-        grid: where a column's values may lie.
-        hessian: of the inputs.
-        settings: GptqSettings() by default.
-    """
+def factorize(hessian: Hessian, settings: GptqSettings | None = None) -> tuple[Factor, ...]:
+    """Invert a Hessian; the damping is raised where that fails, and a block that never succeeds gets no factor."""
     settings = settings or GptqSettings()
-    columns = weight.shape[1]
-    levels = torch.empty(columns, len(weight), dtype=torch.int16)
-    values = torch.empty(columns, len(weight))
-    left = weight.T.contiguous().clone()  # a row for each column, so that one is a stretch of memory
-    damping: float | None = 0.0
-    notes = []
+    factors = []
     for span, mean in hessian.means():
         order = torch.argsort(mean.diagonal(), descending=True) if settings.by_strength else torch.arange(len(mean))
-        factor, used = _inverse_factor(mean[order][:, order], settings)
-        if factor is None:
-            notes.append(f"columns {span.start} to {span.stop - 1} rounded plainly: their Hessian is not positive")
-        damping = None if factor is None or damping is None else max(damping, used)
-        _round_span(left, order + span.start, factor, grid, settings.block_columns, levels, values)
-    return Feedback(levels=levels.T.contiguous(), values=values.T.contiguous(), damping=damping, note="; ".join(notes))
+        upper, damping = _inverse_factor(mean[order][:, order], settings)
+        factors.append(Factor(order=order + span.start, upper=upper, damping=damping))
+    return tuple(factors)
 
 
 def _inverse_factor(mean: Tensor, settings: GptqSettings) -> tuple[Tensor | None, float]:
-    """Upper Cholesky factor of the damped Hessian's inverse, and the damping; no factor where there is none."""
     diagonal = mean.diagonal()
     fired = diagonal > 0
     if not bool(fired.any()) or not bool(torch.isfinite(mean).all()):
@@ -169,32 +161,49 @@ def _inverse_factor(mean: Tensor, settings: GptqSettings) -> tuple[Tensor | None
     return None, 0.0
 
 
+def feed_back(
+    weight: Tensor, grid: Rounder, factors: Sequence[Factor], *, block_columns: int = 128
+) -> tuple[Tensor, Tensor]:
+    """Round a matrix to a grid, column by column, each column's error taken up by the columns not yet rounded.
+
+    Args:
+        weight: (rows, cols) float32; rows do not know of each other.
+        grid: where a column's values may lie.
+        factors: of the Hessian of the inputs.
+        block_columns: columns between two updates of all columns behind.
+
+    Returns:
+        Levels (rows, cols) int16 for the grid's `pack`, and the values (rows, cols) float32 that they stand for.
+    """
+    columns = weight.shape[1]
+    levels = torch.empty(columns, len(weight), dtype=torch.int16)
+    values = torch.empty(columns, len(weight))
+    exact = weight.T.contiguous()  # a row for each column, so that one is a stretch of memory
+    for factor in factors:
+        _round_span(exact, factor, grid, block_columns, levels, values)
+    return levels.T.contiguous(), values.T.contiguous()
+
+
 def _round_span(
-    left: Tensor,
-    order: Tensor,
-    factor: Tensor | None,
-    grid: Rounder,
-    block_columns: int,
-    levels: Tensor,
-    values: Tensor,
+    exact: Tensor, factor: Factor, grid: Rounder, block_columns: int, levels: Tensor, values: Tensor
 ) -> None:
-    """Round the columns of one block in the order given; `left`, `levels` and `values` are (cols, rows)."""
-    numbers = order.tolist()
-    if factor is None:
-        for column in numbers:
-            levels[column], values[column] = grid.round(column, left[column])
+    """Round the columns of one block; `exact`, `levels` and `values` are (cols, rows)."""
+    numbers, upper = factor.order.tolist(), factor.upper
+    waiting = exact[factor.order]
+    if upper is None:
+        for column, values_of in zip(numbers, waiting, strict=True):
+            levels[column], values[column] = grid.round(column, values_of)
         return
-    waiting = left[order]
     for start in range(0, len(numbers), block_columns):
         stop = min(start + block_columns, len(numbers))
-        errors = torch.empty(stop - start, left.shape[1])
+        errors = torch.empty(stop - start, exact.shape[1])
         for index in range(start, stop):
             column = numbers[index]
             levels[column], values[column] = grid.round(column, waiting[index])
-            error = (waiting[index] - values[column]) / factor[index, index]
-            waiting[index + 1 : stop].addr_(factor[index, index + 1 : stop], error, alpha=-1)
+            error = (waiting[index] - values[column]) / upper[index, index]
+            waiting[index + 1 : stop].addr_(upper[index, index + 1 : stop], error, alpha=-1)
             errors[index - start] = error
-        waiting[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+        waiting[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -206,6 +215,7 @@ class RoundedMatrix:
         weight: its packed bytes.
         plain_error: mean square of the output's error after the range search alone, as a share of the output's.
         error: the same with feedback; never above `plain_error`, since the better of the two is kept.
+        damping: the largest that was needed.
         note: what was not done, "" if nothing.
     """
 
@@ -213,6 +223,7 @@ class RoundedMatrix:
     weight: Weight
     plain_error: float
     error: float
+    damping: float
     note: str
 
 
@@ -225,7 +236,7 @@ def quantize_layers(
     settings: GptqSettings | None = None,
     sequential: bool = True,
 ) -> Iterator[RoundedMatrix]:
-    """Quantize the layers' matrices with feedback, one layer at a time.
+    """Quantize the layers' matrices and the head with feedback, one layer at a time.
 
     Args:
         files: the model.
@@ -236,7 +247,7 @@ def quantize_layers(
         sequential: a layer's inputs come from the quantized layers before it; else from the model as it was.
 
     Yields:
-        Every matrix, layer by layer.
+        Every matrix, layer by layer, the head last.
 
     Raises:
         DataError: a batch has another shape, or ids beyond the vocabulary.
@@ -246,26 +257,26 @@ def quantize_layers(
     streamer = LayerStreamer(dataclasses.replace(files, weights=weights))
     streams = [streamer.embed(ids) for ids in batches]
     for layer in range(files.config.num_hidden_layers):
-        states = _run(streamer, files, layer, streams)
         hessians: dict[str, Hessian] = {}
         after = []
-        for record in states:
+        for record in _run(streamer, files, layer, streams):
             for field in _INPUTS:
                 x = getattr(record, field)
-                hessian = hessians.setdefault(field, Hessian(x.shape[-1], max_columns=settings.max_columns))
-                hessian.add(x)
+                hessians.setdefault(field, Hessian(x.shape[-1], max_columns=settings.max_columns)).add(x)
             after.append(record.after)
         for field, stems in _INPUTS.items():
-            for stem in stems:
-                name = f"model.layers.{layer}.{stem}.weight"
-                kind = kinds.get(name)
-                if kind is None or kind.block_size == 1:
-                    continue
-                rounded = _quantize(name, weights[name], kind, hessians[field], encode, settings)
+            names = [f"model.layers.{layer}.{stem}.weight" for stem in stems]
+            for rounded in _quantize_all(names, weights, kinds, hessians.pop(field), encode, settings):
                 if sequential:
-                    weights[name] = rounded.weight
+                    weights[rounded.name] = rounded.weight
                 yield rounded
         streams = [record.after for record in _run(streamer, files, layer, streams)] if sequential else after
+    norm = streamer.load_norm()
+    hessian = Hessian(files.config.hidden_size, max_columns=settings.max_columns)
+    with torch.no_grad():
+        for stream in streams:
+            hessian.add(norm(stream))
+    yield from _quantize_all(["lm_head.weight"], weights, kinds, hessian, encode, settings)
 
 
 def _run(streamer: LayerStreamer, files: LoadedModel, layer: int, streams: Sequence[Tensor]) -> Iterator[BlockStates]:
@@ -276,29 +287,59 @@ def _run(streamer: LayerStreamer, files: LoadedModel, layer: int, streams: Seque
             yield block.states(stream, cos, sin)
 
 
+def _quantize_all(
+    names: Sequence[str],
+    weights: Mapping[str, Weight],
+    kinds: Mapping[str, StorageType],
+    hessian: Hessian,
+    encode: Encode,
+    settings: GptqSettings,
+) -> Iterator[RoundedMatrix]:
+    """Quantize the matrices that share an input, those of them that are to be."""
+    wanted = [name for name in names if name in weights and name in kinds and kinds[name].block_size > 1]
+    factors = factorize(hessian, settings) if wanted else ()
+    for name in wanted:
+        yield _quantize(name, weights[name], kinds[name], hessian, factors, encode, settings)
+
+
 def _quantize(
-    name: str, weight: Weight, kind: StorageType, hessian: Hessian, encode: Encode, settings: GptqSettings
+    name: str,
+    weight: Weight,
+    kind: StorageType,
+    hessian: Hessian,
+    factors: Sequence[Factor],
+    encode: Encode,
+    settings: GptqSettings,
 ) -> RoundedMatrix:
-    dense = weight.dense()
+    """Range search and feedback, a slab of rows at a time; the better of the two is kept for each slab."""
     rows, cols = weight.shape
-    plain = Weight(encode(dense, kind, hessian.strengths()), kind, weight.shape)
-    grid = BlockGrid(plain.raw, kind, (rows, cols))
-    exact = torch.from_numpy(dense)
-    found = feed_back(exact, grid, hessian, settings)
-    plain_error = _output_error(exact, torch.from_numpy(plain.dense()), hessian)
-    error = _output_error(exact, found.values, hessian)
-    if error < plain_error:
-        best = Weight(grid.pack(found.levels), kind, weight.shape)
-        return RoundedMatrix(name=name, weight=best, plain_error=plain_error, error=error, note=found.note)
-    note = "; ".join(filter(None, (found.note, "feedback did not pay, the range search's result was kept")))
-    return RoundedMatrix(name=name, weight=plain, plain_error=plain_error, error=plain_error, note=note)
-
-
-def _output_error(exact: Tensor, rounded: Tensor, hessian: Hessian) -> float:
-    """E|(W - Q) x|^2 / E|W x|^2, inside the blocks of the Hessian."""
-    lost, whole = _energy(exact - rounded, hessian), _energy(exact, hessian)
-    return lost / whole if whole > 0 else 0.0
+    strengths = hessian.strengths()
+    packed: list[_U8] = []
+    whole = plain_loss = loss = 0.0
+    step = max(1, _SLAB_VALUES // cols)
+    for start in range(0, rows, step):
+        dense = weight.rows(np.arange(start, min(start + step, rows)))
+        exact = torch.from_numpy(dense)
+        plain = encode(dense, kind, strengths)
+        grid = BlockGrid(plain, kind, dense.shape)
+        levels, values = feed_back(exact, grid, factors, block_columns=settings.block_columns)
+        plain_energy = _energy(exact - torch.from_numpy(dequantize(plain, kind, dense.shape)), hessian)
+        energy = _energy(exact - values, hessian)
+        packed.append(grid.pack(levels) if energy < plain_energy else plain)
+        whole += _energy(exact, hessian)
+        plain_loss += plain_energy
+        loss += min(energy, plain_energy)
+    failed = [factor for factor in factors if factor.upper is None]
+    return RoundedMatrix(
+        name=name,
+        weight=Weight(np.concatenate(packed), kind, weight.shape),
+        plain_error=plain_loss / whole if whole > 0 else 0.0,
+        error=loss / whole if whole > 0 else 0.0,
+        damping=max((factor.damping for factor in factors), default=0.0),
+        note=f"{sum(len(f.order) for f in failed)} columns rounded plainly: no Hessian to go by" if failed else "",
+    )
 
 
 def _energy(matrix: Tensor, hessian: Hessian) -> float:
+    """E|M x|^2, inside the blocks of the Hessian."""
     return sum(float(((matrix[:, span] @ mean) * matrix[:, span]).sum()) for span, mean in hessian.means())
