@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["quantize"]
 
-_FED_BACK_PARAMETERS = 1_000_000_000
+_LARGE_PARAMETERS = 1_000_000_000
 
 
 def quantize(
@@ -38,7 +38,10 @@ def quantize(
         str, typer.Option(help="Texts that tell which inputs count: lookup, a source, a .jsonl file, or none.")
     ] = "lookup",
     data: Annotated[Path | None, typer.Option(help="Folder of the corpora, for a named source.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Rows of calibration text, 256 tokens each.")] = 128,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows of calibration text, 256 tokens each; default: 128, from a billion weights 16."),
+    ] = None,
     feedback: Annotated[
         bool | None,
         typer.Option(help="Let columns make good what others lose by rounding; default: below a billion weights."),
@@ -62,12 +65,14 @@ def quantize(
     if threads:
         torch.set_num_threads(threads)
     files = load_model(model)
+    is_large = files.config.num_parameters >= _LARGE_PARAMETERS
+    rows = samples or (16 if is_large else 128)
     job = _Job(
         files=files,
         source_hash=model_hash(files),
-        texts=None if calibration == "none" else CalibrationOptions(source=calibration, data=data, samples=samples),
+        texts=None if calibration == "none" else CalibrationOptions(source=calibration, data=data, samples=rows),
         store=output.with_name(f"{model.resolve().stem}.calibration.safetensors"),
-        is_fed_back=files.config.num_parameters < _FED_BACK_PARAMETERS if feedback is None else feedback,
+        is_fed_back=not is_large if feedback is None else feedback,
         to=to,
         budget=parse_bytes(memory) if memory else None,
         context=context,
