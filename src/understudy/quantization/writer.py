@@ -175,7 +175,7 @@ def _fill(
 def _feed_back(
     files: LoadedModel, plan: Plan, batches: Sequence[Tensor], spool: Spool, num_threads: int | None
 ) -> Iterator[str]:
-    """Quantize the layers' matrices with error feedback; a layer that is not finished as a whole is done again.
+    """Quantize the layers' matrices and the head with error feedback; a layer not finished as a whole is done again.
 
     Its inputs come from the finished layers as they are stored, so a resumed run sees what an undisturbed one does.
     """
@@ -189,12 +189,18 @@ def _feed_back(
         if all(name in spool for name in names):
             for name in names:
                 weights[name] = Weight(spool.get(name), kinds.pop(name), weights[name].shape)
+    if HEAD in spool:
+        kinds.pop(HEAD)
 
     def search(values: _F32, kind: StorageType, channels: _F32) -> _U8:
         return _encoded(files, "of a layer", values, kind, channels, num_threads)
 
     waiting: dict[str, _U8] = {}
     for matrix in quantize_layers(dataclasses.replace(files, weights=weights), batches, kinds, search):
+        if matrix.name == HEAD:
+            spool.put(matrix.name, [matrix.weight.raw])
+            yield matrix.name
+            continue
         waiting[matrix.name] = matrix.weight.raw
         names = layers[matrix.name.split(".")[2]]
         if len(waiting) == len(names):
