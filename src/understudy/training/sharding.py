@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from understudy.errors import DataError
 from understudy.training.batches import MicroBatch
 from understudy.training.model import NemotronLM
 
@@ -43,12 +44,26 @@ class Ranks:
 
     @contextlib.contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Let the first process through, then the others: what it caches, they find."""
-        if self.count > 1 and not self.is_first:
-            dist.barrier()
+        """Let the first process through, then the others: what it caches, they find.
+
+        Raises:
+            DataError: in the others, when the first one failed.
+        """
+        if self.count == 1:
+            yield
+            return
+        done = torch.zeros(1, device=self.device)
+        if self.is_first:
+            try:
+                yield
+                done.fill_(1)
+            finally:
+                dist.broadcast(done, 0)
+            return
+        dist.broadcast(done, 0)
+        if not done.item():
+            raise DataError("The first process stopped; its message tells why.")
         yield
-        if self.count > 1 and self.is_first:
-            dist.barrier()
 
     def share(self, batch: MicroBatch) -> MicroBatch:
         """This process's rows of a microbatch; a row without weight where there are too few."""
