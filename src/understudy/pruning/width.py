@@ -6,7 +6,8 @@ What is merged when query heads are dropped: inside a KV group of L heads sorted
 query projection of kept head i becomes 2 q_i - q_(2K-i+1) for i from max(1, 2K-L+1) to K, so that the least important
 kept head meets the most important dropped one. As the paper says for grouped queries, only query heads are merged: keys
 and values are shared by the group and stay, and the columns of `o_proj` are cut, not merged. Dropped heads beyond 2K
-have no partner.
+have no partner. The paper sees a gain; on the embedded model, two of four heads dropped, the merge costs 0.2 to 0.4
+nats before any distillation, whichever heads are dropped, so `merge_heads` is worth a try either way.
 
 Channels: norms are computed over the channels that are left, and nothing makes up for the changed mean and variance;
 the distillation that follows does.
