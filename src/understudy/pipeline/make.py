@@ -11,7 +11,7 @@ from understudy.pipeline.stages import training_stages
 
 __all__ = ["all_stages"]
 
-_MODELS = ("teacher", "candidates", "student", "finetuned")
+_MODELS = ("teacher", "candidates", "student", "finetuned", "aware")
 
 
 def all_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
@@ -25,15 +25,17 @@ def all_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
     """
     stages: list[Stage] = []
     last = "teacher"
-    for stage in training_stages(recipe, data):
+    trainings = training_stages(recipe, data)
+    teacher = "vocabulary" if any(stage.name == "vocabulary" for stage in trainings) else "teacher"
+    for stage in trainings:
         stages.append(stage)
         if stage.name in _MODELS:
-            parent = "teacher" if stage.name != "teacher" else None
+            parent = None if stage.name == "teacher" else teacher
             stages.append(report_stage(recipe, data, stage.name, parent=parent))
             last = stage.name
     stages.append(quantize_stage(recipe, data, of=last))
     reports = [stage.name for stage in stages if stage.name.endswith("-report")]
-    for plan in recipe.quantization.plans:
+    for plan in (*recipe.quantization.plans, *(["fit"] if recipe.quantization.memory else [])):
         file = f"{recipe.name}-{plan}.gguf"
         report = report_stage(recipe, data, "quantized", parent=last, file=file, name=f"{plan}-report")
         stages.append(report)

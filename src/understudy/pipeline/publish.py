@@ -11,7 +11,7 @@ from understudy.evaluation.card import CardFacts, training_tokens, write_card
 from understudy.evaluation.comparison import write_comparison
 from understudy.evaluation.evaluate import REPORT
 from understudy.evaluation.report import read_report
-from understudy.pipeline.recipe import MakeRecipe, TrainingPart
+from understudy.pipeline.recipe import MakeRecipe
 from understudy.pipeline.stage import Estimate, Stage, StageContext
 from understudy.pipeline.training import model_of
 from understudy.training.folder import write_json
@@ -41,10 +41,14 @@ def publish_stage(recipe: MakeRecipe, *, last: str, reports: tuple[str, ...]) ->
 def _publish(recipe: MakeRecipe, last: str, reports: tuple[str, ...], context: StageContext) -> None:
     for path in sorted(context.inputs["quantized"].glob("*.gguf")):
         _link(path, context.folder / path.name)
+    for path in sorted(context.inputs["quantized"].iterdir()):
+        if path.is_dir():
+            shutil.copytree(path, context.folder / path.name, copy_function=_link, dirs_exist_ok=True)
     shutil.copytree(model_of(context.inputs[last]), context.folder / "model", copy_function=_link, dirs_exist_ok=True)
     found = [read_report(context.inputs[name] / REPORT) for name in reports]
     write_comparison(found, context.folder / "evaluation")
-    shipped = found[-len(recipe.quantization.plans)]
+    num_files = len(recipe.quantization.plans) + bool(recipe.quantization.memory)
+    shipped = found[-num_files]
     card = recipe.card
     facts = CardFacts(
         name=card.title or recipe.name,
@@ -72,20 +76,15 @@ def _link(source: str | Path, target: str | Path) -> str:
     return str(target)
 
 
-def _parts(recipe: MakeRecipe) -> dict[str, TrainingPart]:
-    parts = {"teacher": recipe.teacher, "distillation": recipe.distillation, "finetune": recipe.finetune}
-    return {name: part for name, part in parts.items() if part is not None}
-
-
 def _tokens(recipe: MakeRecipe) -> int:
-    counts = [training_tokens({"stages": part.raw.get("stage", [])}) or 0 for part in _parts(recipe).values()]
+    counts = [training_tokens({"stages": part.raw.get("stage", [])}) or 0 for part in recipe.trainings().values()]
     return sum(counts)
 
 
 def _resolved(recipe: MakeRecipe) -> dict[str, Any]:
     """The recipe as JSON, paths of this machine left out."""
     resolved = dataclasses.asdict(recipe)
-    for key in ("output", "teacher", "distillation", "finetune"):
-        del resolved[key]
-    trainings = {name: dict(part.raw) for name, part in _parts(recipe).items()}
+    for key in ("output", *recipe.trainings(), *(name for name, part in resolved.items() if part is None)):
+        resolved.pop(key)
+    trainings = {name: dict(part.raw) for name, part in recipe.trainings().items()}
     return {**resolved, "sources": [dict(source) for source in recipe.sources], **trainings}

@@ -9,11 +9,16 @@ from understudy.model.gguf_writer import write_gguf
 from understudy.pipeline.recipe import MakeRecipe
 from understudy.pipeline.stage import Estimate, Stage, StageContext
 from understudy.pipeline.training import model_of
-from understudy.quantization.calibration import CalibrationOptions, calibrate
-from understudy.quantization.plan import named_plan
+from understudy.quantization.calibration import CalibrationOptions, calibrate, calibration_batches
+from understudy.quantization.compressed_tensors import write_compressed_tensors
+from understudy.quantization.nvigi import write_nvigi
+from understudy.quantization.plan import choose_plan, named_plan, parse_bytes
 from understudy.quantization.writer import Progress, quantize_model
 
 __all__ = ["quantize_stage"]
+
+_FED_BACK_PARAMETERS = 1_000_000_000
+_CONTEXT = 4096
 
 
 def quantize_stage(recipe: MakeRecipe, data: Path, *, of: str) -> Stage:
@@ -48,14 +53,28 @@ def _quantize(recipe: MakeRecipe, data: Path, of: str, context: StageContext) ->
         progress=lambda done, total: context.progress(done, total, "calibrating"),
     )
     _write_f16(recipe, files, context)
-    for name in recipe.quantization.plans:
-        plan = named_plan(name, files.config)
+    small = files.config.num_parameters < _FED_BACK_PARAMETERS
+    is_fed_back = small if quantization.feedback is None else quantization.feedback
+    feedback = calibration_batches(files, options) if is_fed_back else None
+    plans = {name: named_plan(name, files.config) for name in quantization.plans}
+    if quantization.memory:
+        budget = parse_bytes(quantization.memory)
+        context_size = min(_CONTEXT, files.config.max_position_embeddings)
+        plans["fit"] = choose_plan(
+            files.config, files.weights, importance.channels, budget_bytes=budget, context=context_size
+        )
+    for name, plan in plans.items():
         for note in plan.notes:
             context.report(f"{name}: {note}")
         target = context.folder / f"{recipe.name}-{name}.gguf"
         if not target.exists():
-            done = quantize_model(files, target, plan, importance, progress=partial(_tell, context, name))
+            tell = partial(_tell, context, name)
+            done = quantize_model(files, target, plan, importance, feedback=feedback, progress=tell)
             context.report(f"{target.name}: {done.num_bytes / 1e6:,.1f} MB, {done.bits_per_weight:.2f} bits a weight")
+    if "w4g128" in quantization.folders:
+        write_compressed_tensors(context.folder / "w4g128", files, strengths=importance.channels)
+    if "nvigi" in quantization.folders:
+        write_nvigi(context.folder / "nvigi", context.folder / f"{recipe.name}-{quantization.plans[-1]}.gguf")
 
 
 def _write_f16(recipe: MakeRecipe, files: LoadedModel, context: StageContext) -> None:

@@ -8,14 +8,19 @@ from typing import Any
 
 from understudy.distillation.recipe import DistillationRecipe
 from understudy.errors import ModelFileError, RecipeError
+from understudy.model.checkpoint import load_model
 from understudy.model.config import NemotronConfig
+from understudy.quantization.plan import PLANS, parse_bytes
 from understudy.training.recipe import Recipe, SourceRecipe, parse_recipe
 
 __all__ = ["CardRecipe", "MakeRecipe", "PruningRecipe", "QuantizationRecipe", "TrainingPart", "load_make_recipe"]
 
-_TRAINING_KEYS = {"optimizer", "stage", "evaluate_every", "checkpoint_every", "probes_per_kind", "packing", "lora"}
+_TRAINING_KEYS = {
+    *("optimizer", "stage", "evaluate_every", "checkpoint_every", "probes_per_kind", "lora", "dtype"),
+    "activation_checkpointing",
+}
 _DISTILLATION_KEYS = {field.name for field in dataclasses.fields(DistillationRecipe)} - {"teacher", "teacher_cache"}
-_PARTS = ("teacher", "distillation", "finetune")
+_PARTS = ("teacher", "distillation", "finetune", "aware")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,13 +65,29 @@ class QuantizationRecipe:
 
     Attributes:
         plans: names of `quantization.plan`, one file each; the first is the one to ship.
+        memory: of the running model, such as "2.0GB": one more file, NAME-fit.gguf, with the least error that fits.
+        folders: further forms: "w4g128" for vLLM, "nvigi" for NVIGI (of the last plan).
+        feedback: whether columns make good what others lose by rounding (GPTQ); None: below a billion weights.
         samples: calibration rows of 256 tokens.
         calibration: where they come from: "lookup" for generated dialogues, or a dialogue source of `data.sources`.
     """
 
     plans: tuple[str, ...] = ("q4",)
+    memory: str = ""
+    folders: tuple[str, ...] = ()
+    feedback: bool | None = None
     samples: int = 128
     calibration: str = "lookup"
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.plans) - set(PLANS)):
+            raise RecipeError(f"[quantization]: there is no plan {unknown[0]!r}; choose from {', '.join(PLANS)}.")
+        if unknown := sorted(set(self.folders) - {"nvigi", "w4g128"}):
+            raise RecipeError(f"[quantization]: there is no folder {unknown[0]!r}; choose from nvigi, w4g128.")
+        if not self.plans:
+            raise RecipeError("[quantization]: plans needs at least one name.")
+        if self.memory:
+            parse_bytes(self.memory)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +132,7 @@ class MakeRecipe:
         pruning: None: the teacher is the model.
         distillation: of the pruned student.
         finetune: on dialogues; None for none.
+        aware: last steps with weights as the first plan stores them, by KL from the model before; None for none.
         tasks: names of `evaluation.tasks`; empty for those that the data allow.
         limit: most items of a task; None for all.
     """
@@ -126,6 +148,7 @@ class MakeRecipe:
     pruning: PruningRecipe | None
     distillation: TrainingPart | None
     finetune: TrainingPart | None
+    aware: TrainingPart | None
     quantization: QuantizationRecipe
     tasks: tuple[str, ...]
     limit: int | None
@@ -152,12 +175,23 @@ class MakeRecipe:
         }
         return parse_recipe(raw, f"the recipe's [{name}]")
 
+    def any_shape(self) -> NemotronConfig:
+        """The teacher's shape, as the recipe or its checkpoint has it."""
+        if self.model is not None:
+            return self.model
+        assert self.teacher.start is not None
+        return load_model(self.teacher.start).config
+
+    def trainings(self) -> dict[str, TrainingPart]:
+        """The recipe's trainings by name, in their order."""
+        parts = {name: getattr(self, name) for name in _PARTS}
+        return {name: part for name, part in parts.items() if part is not None}
+
     def corpora(self) -> set[str]:
         """Names of all corpora that some training reads."""
         named = {
             source
-            for part in (self.teacher, self.distillation, self.finetune)
-            if part
+            for part in self.trainings().values()
             for stage in part.raw.get("stage", [])
             for source in stage.get("mixture", {})
         }
@@ -199,8 +233,9 @@ def _parse(raw: dict[str, Any], path: Path) -> MakeRecipe:
     evaluation = raw.get("evaluation", {})
     _refuse_unknown(evaluation, {"tasks", "limit"}, "[evaluation]")
     quantization = dict(raw.get("quantization", {}))
-    if "plans" in quantization:
-        quantization["plans"] = tuple(quantization["plans"])
+    for key in ("plans", "folders"):
+        if key in quantization:
+            quantization[key] = tuple(quantization[key])
     parts = {part: _part(raw[part], part, path.parent) for part in _PARTS if part in raw}
     model = raw.get("model")
     return MakeRecipe(
@@ -215,6 +250,7 @@ def _parse(raw: dict[str, Any], path: Path) -> MakeRecipe:
         pruning=PruningRecipe(**raw["pruning"]) if "pruning" in raw else None,
         distillation=parts.get("distillation"),
         finetune=parts.get("finetune"),
+        aware=parts.get("aware"),
         quantization=QuantizationRecipe(**quantization),
         tasks=tuple(evaluation.get("tasks", ())),
         limit=evaluation.get("limit"),
@@ -253,12 +289,8 @@ def _check_trainings(recipe: MakeRecipe) -> None:
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
         num_key_value_heads=1, head_dim=8,
     )  # fmt: skip
-    for name, part in (
-        ("teacher", recipe.teacher),
-        ("distillation", recipe.distillation),
-        ("finetune", recipe.finetune),
-    ):
-        if part is not None and part.has_stages:
+    for name, part in recipe.trainings().items():
+        if part.has_stages:
             recipe.training(part, name=name, model=shape)
 
 

@@ -18,11 +18,13 @@ from understudy.distillation.teacher import LocalTeacher, vocabulary_hash
 from understudy.errors import DataError, RecipeError
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.config import NemotronConfig
+from understudy.pipeline.aware import aware_stage
 from understudy.pipeline.candidates import candidate_shapes, search
 from understudy.pipeline.estimate import estimate_pass, estimate_training
 from understudy.pipeline.recipe import MakeRecipe, TrainingPart
 from understudy.pipeline.stage import Estimate, Stage, StageContext
 from understudy.pipeline.training import export_model, locate_model, model_of, train_model
+from understudy.pipeline.vocabulary import vocabulary_stage
 from understudy.pruning.importance import load_importance, measure_importance
 from understudy.tokenizer import Tokenizer
 from understudy.training.calibration import draw_batches
@@ -44,16 +46,15 @@ class _Run:
     recipe: MakeRecipe
     data: Path
 
-    def shape(self) -> NemotronConfig:
-        """The teacher's shape, as the recipe or its checkpoint has it."""
-        if self.recipe.model is not None:
-            return self.recipe.model
-        assert self.recipe.teacher.start is not None
-        return load_model(self.recipe.teacher.start).config
+    @property
+    def parent(self) -> str:
+        """The stage whose model is cut and teaches."""
+        pruning = self.recipe.pruning
+        return "vocabulary" if pruning is not None and pruning.vocabulary else "teacher"
 
     def settings(self, part: TrainingPart) -> dict[str, Any]:
         """What of the recipe decides a training."""
-        training = self.recipe.training(part, name=self.recipe.name, model=self.shape())
+        training = self.recipe.training(part, name=self.recipe.name, model=self.recipe.any_shape())
         settings = dataclasses.asdict(training)
         for key in ("model", "output", "checkpoint_every"):
             del settings[key]
@@ -91,6 +92,8 @@ def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
         ),
     ]
     last = "teacher"
+    if run.parent == "vocabulary":
+        stages.append(vocabulary_stage(recipe, data))
     if recipe.pruning is not None:
         stages += _pruning_stages(run)
         last = "candidates"
@@ -98,7 +101,7 @@ def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
         stages.append(
             Stage(
                 name="student",
-                needs=("tokenizer", "teacher", "candidates"),
+                needs=(run.parent, "candidates"),
                 settings=run.settings(recipe.distillation),
                 run=partial(_distil, run),
                 estimate=lambda root: _training_estimate(run, recipe.distillation, root, distils=True),
@@ -109,12 +112,15 @@ def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
         stages.append(
             Stage(
                 name="finetuned",
-                needs=("tokenizer", last),
+                needs=(last,),
                 settings=run.settings(recipe.finetune),
                 run=partial(_finetune, run, last),
                 estimate=lambda root: _training_estimate(run, recipe.finetune, root),
             )
         )
+        last = "finetuned"
+    if recipe.aware is not None and recipe.aware.has_stages:
+        stages.append(aware_stage(recipe, data, before=last))
     return stages
 
 
@@ -155,14 +161,14 @@ def _pruning_stages(run: _Run) -> list[Stage]:
     return [
         Stage(
             name="importance",
-            needs=("tokenizer", "teacher"),
+            needs=(run.parent,),
             settings={**measured, "mixture": part.raw["stage"][0]["mixture"], "seed": recipe.seed},
             run=partial(_importance, run, part),
-            estimate=lambda _: estimate_pass(run.shape(), tokens=tokens, what=what),
+            estimate=lambda _: estimate_pass(run.recipe.any_shape(), tokens=tokens, what=what),
         ),
         Stage(
             name="candidates",
-            needs=("tokenizer", "teacher", "importance"),
+            needs=(run.parent, "importance"),
             settings={"pruning": dataclasses.asdict(pruning), "distillation": run.settings(brief) if brief else None},
             run=partial(_candidates, run),
             estimate=partial(_candidates_estimate, run),
@@ -212,7 +218,7 @@ def _teacher(run: _Run, context: StageContext) -> None:
 def _importance(run: _Run, part: TrainingPart, context: StageContext) -> None:
     pruning = run.recipe.pruning
     assert pruning is not None
-    files = load_model(model_of(context.inputs["teacher"]))
+    files = load_model(model_of(context.inputs[run.parent]))
     batches = _calibration(run, part, context, samples=pruning.samples, length=pruning.length, files=files)
     found = measure_importance(files, batches, progress=lambda done, total: context.progress(done, total, "batches"))
     found.save(context.folder / "importance.safetensors")
@@ -244,7 +250,7 @@ def _calibration(
 
 
 def _candidates(run: _Run, context: StageContext) -> None:
-    files = load_model(model_of(context.inputs["teacher"]))
+    files = load_model(model_of(context.inputs[run.parent]))
     importance = load_importance(context.inputs["importance"] / "importance.safetensors", files)
     search(
         context,
@@ -259,7 +265,7 @@ def _candidates(run: _Run, context: StageContext) -> None:
 def _distil(run: _Run, context: StageContext) -> None:
     part = run.recipe.distillation
     assert part is not None
-    files = load_model(model_of(context.inputs["teacher"]))
+    files = load_model(model_of(context.inputs[run.parent]))
     student = load_model(model_of(context.inputs["candidates"]))
     training = run.recipe.training(part, name="student", model=student.config)
     trainer = train_model(
@@ -291,7 +297,7 @@ def _tokenizer_of(context: StageContext) -> Tokenizer:
 
 def _training_estimate(run: _Run, part: TrainingPart | None, root: Path, *, distils: bool = False) -> Estimate:
     assert part is not None
-    teacher = run.shape()
+    teacher = run.recipe.any_shape()
     shape = teacher if part is run.recipe.teacher else _student_shape(run, root)
     training = run.recipe.training(part, name="estimate", model=shape)
     return estimate_training(training, teacher=teacher if distils else None)
@@ -300,11 +306,11 @@ def _training_estimate(run: _Run, part: TrainingPart | None, root: Path, *, dist
 def _student_shape(run: _Run, root: Path) -> NemotronConfig:
     """The chosen student's shape, or the first candidate's before there is one."""
     if run.recipe.pruning is None:
-        return run.shape()
+        return run.recipe.any_shape()
     chosen = root / "candidates" / "model" / "config.json"
     if chosen.exists():
         return NemotronConfig.from_hf(json.loads(chosen.read_text(encoding="utf-8")))
-    return candidate_shapes(run.shape(), run.recipe.pruning)[0]
+    return candidate_shapes(run.recipe.any_shape(), run.recipe.pruning)[0]
 
 
 def _candidates_estimate(run: _Run, root: Path) -> Estimate:
@@ -312,7 +318,7 @@ def _candidates_estimate(run: _Run, root: Path) -> Estimate:
     assert pruning is not None
     if part is None or not part.has_stages:
         return _LITTLE
-    teacher = run.shape()
+    teacher = run.recipe.any_shape()
     raw = {**part.raw, "stage": [{**part.raw["stage"][0], "steps": pruning.candidate_steps}]}
     training = run.recipe.training(TrainingPart(raw=raw), name="estimate", model=_student_shape(run, root))
     one = estimate_training(training, teacher=teacher)

@@ -1,8 +1,10 @@
 """A training as part of a stage: resumed from its checkpoint, exported as a folder."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from understudy.pipeline.stage import StageContext
 from understudy.tokenizer import Tokenizer
 from understudy.training.curve import draw_curve
 from understudy.training.folder import write_folder, write_json
-from understudy.training.model import to_hf_tensors
+from understudy.training.lora import merge_lora
+from understudy.training.model import NemotronLM, to_hf_tensors
 from understudy.training.objective import Objective
 from understudy.training.recipe import Recipe
 from understudy.training.trainer import Trainer
@@ -52,6 +55,7 @@ def train_model(
     objective: Objective | None = None,
     name: str = "run",
     settings: Mapping[str, Any] | None = None,
+    around: Callable[[NemotronLM], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Trainer:
     """Train to the end of the recipe, from the last checkpoint if there is one.
 
@@ -66,6 +70,7 @@ def train_model(
         objective: the loss; the next token's cross-entropy by default.
         name: of the run inside the work folder.
         settings: goes into progress lines, such as {"candidate": "2 of 4"}.
+        around: opened around the training, such as quantization-aware weights.
 
     Returns:
         The trainer, at its last step.
@@ -84,16 +89,19 @@ def train_model(
     )
     if start is not None:
         trainer.start_from(start)
-    trainer.resume()
     about = "".join(f"{key} {value}, " for key, value in (settings or {}).items())
-    for state in trainer.run():
-        detail = f"{about}loss {state.loss:.3f}, {state.tokens_per_s:,.0f} tokens/s"
-        context.progress(state.step, state.total_steps, detail)
+    with around(trainer.model):
+        trainer.resume()
+        for state in trainer.run():
+            detail = f"{about}loss {state.loss:.3f}, {state.tokens_per_s:,.0f} tokens/s"
+            context.progress(state.step, state.total_steps, detail)
     return trainer
 
 
 def export_model(context: StageContext, trainer: Trainer, *, name: str = "run", made_by: Mapping[str, Any]) -> None:
     """Write a trained model, its curve and its figures into the stage's folder."""
+    if trainer.recipe.lora:
+        merge_lora(trainer.model)
     tensors = to_hf_tensors(trainer.model)
     metadata = {"understudy.recipe": json.dumps(made_by, sort_keys=True, default=dict)}
     write_folder(context.folder / MODEL, trainer.recipe.model, tensors, trainer.tokenizer, metadata=metadata)
