@@ -34,7 +34,7 @@ def aware_stage(recipe: MakeRecipe, data: Path, *, before: str) -> Stage:
     """
     part = recipe.aware
     assert part is not None
-    shape = recipe.any_shape()
+    shape, plan = recipe.any_shape(), recipe.quantization
     training = recipe.training(part, name="aware", model=shape)
     settings = {
         k: v for k, v in dataclasses.asdict(training).items() if k not in ("model", "output", "checkpoint_every")
@@ -46,7 +46,7 @@ def aware_stage(recipe: MakeRecipe, data: Path, *, before: str) -> Stage:
     return Stage(
         name="aware",
         needs=(before,),
-        settings={**settings, "quantization": dataclasses.asdict(recipe.quantization)},
+        settings={**settings, "plan": plan.plans[0], "samples": plan.samples, "calibration": plan.calibration},
         run=partial(_train, recipe, data, before),
         estimate=estimate,
     )
