@@ -16,6 +16,7 @@ import torch
 from understudy.errors import ModelFileError
 from understudy.kernels.formats import StorageType
 from understudy.model.checkpoint import LoadedModel, load_model
+from understudy.model.gguf_reader import read_gguf
 from understudy.model.gguf_writer import write_gguf
 from understudy.model.weights import Weight
 from understudy.quantization.calibration import CalibrationOptions, calibrate
@@ -85,12 +86,16 @@ def test_a_gguf_is_a_source_too(folder: Path, tmp_path: Path) -> None:
         quantize_model(back, tmp_path / "twice.gguf", named_plan("q4", back.config))
 
 
-def test_a_tied_model_holds_its_table_once_and_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_fed_back", [False, True])
+def test_a_tied_model_holds_the_same_table_twice(tmp_path: Path, is_fed_back: bool) -> None:
     model = tiny_model(seed=4, tie_word_embeddings=True, **WIDE)
-    quantize_model(model, tmp_path / "tied.gguf", named_plan("q4", model.config))
-    back = load_model(tmp_path / "tied.gguf")
-    assert back.config.tie_word_embeddings
-    assert back.weights[TABLE].kind is StorageType.Q6_K
+    batches = [torch.randint(0, model.config.vocab_size, (2, 32), generator=torch.Generator().manual_seed(2))]
+    plan = named_plan("q4", model.config)
+    quantize_model(model, tmp_path / "tied.gguf", plan, feedback=batches if is_fed_back else None)
+    assert load_model(tmp_path / "tied.gguf").config.tie_word_embeddings
+    stored = read_gguf(tmp_path / "tied.gguf").tensors
+    assert stored["output.weight"].kind is StorageType.Q6_K
+    np.testing.assert_array_equal(stored["output.weight"].raw, stored["token_embd.weight"].raw)
 
 
 CHILD = """
@@ -176,7 +181,7 @@ def test_error_feedback_goes_on_where_it_was(folder: Path, tmp_path: Path, after
     assert json.loads(whole.metadata["understudy.quantization"])["error_feedback"]
     name = "model.layers.0.mlp.up_proj.weight"
     assert not np.array_equal(whole.weights[name].raw, plain.weights[name].raw)
-    np.testing.assert_array_equal(whole.weights[HEAD].raw, plain.weights[HEAD].raw)
+    np.testing.assert_array_equal(whole.weights[TABLE].raw, plain.weights[TABLE].raw)
 
 
 def test_another_job_does_not_take_what_is_there(folder: Path, tmp_path: Path) -> None:

@@ -180,35 +180,36 @@ def _feed_back(
     Its inputs come from the finished layers as they are stored, so a resumed run sees what an undisturbed one does.
     """
     weights = dict(files.weights)
-    kinds = dict(plan.kinds)
-    layers: dict[str, list[str]] = {}
-    for name in weights:
-        if name.startswith("model.layers.") and plan.kinds[name] in ENCODED:
-            layers.setdefault(name.split(".")[2], []).append(name)
-    for names in layers.values():
+    kinds = {name: kind for name, kind in plan.kinds.items() if kind in ENCODED and _is_fed_back(name, files)}
+    units: dict[str, list[str]] = {}
+    for name in kinds:
+        units.setdefault(_unit(name), []).append(name)
+    for names in units.values():
         if all(name in spool for name in names):
             for name in names:
                 weights[name] = Weight(spool.get(name), kinds.pop(name), weights[name].shape)
-    if HEAD in spool:
-        kinds.pop(HEAD)
 
     def search(values: _F32, kind: StorageType, channels: _F32) -> _U8:
         return _encoded(files, "of a layer", values, kind, channels, num_threads)
 
     waiting: dict[str, _U8] = {}
     for matrix in quantize_layers(dataclasses.replace(files, weights=weights), batches, kinds, search):
-        if matrix.name == HEAD:
-            spool.put(matrix.name, [matrix.weight.raw])
-            yield matrix.name
-            continue
         waiting[matrix.name] = matrix.weight.raw
-        names = layers[matrix.name.split(".")[2]]
-        if len(waiting) == len(names):
-            for name in names:
-                if name not in spool:
-                    spool.put(name, [waiting[name]])
-                    yield name
+        if len(waiting) == len(units[_unit(matrix.name)]):
+            for name in [name for name in waiting if name not in spool]:
+                spool.put(name, [waiting[name]])
+                yield name
             waiting.clear()
+
+
+def _is_fed_back(name: str, files: LoadedModel) -> bool:
+    """A tied head must stay the same as the table."""
+    return name.startswith("model.layers.") or (name == HEAD and not files.config.tie_word_embeddings)
+
+
+def _unit(name: str) -> str:
+    """What is redone as a whole: a layer, or the head."""
+    return "head" if name == HEAD else name.split(".")[2]
 
 
 def _check_source(files: LoadedModel) -> None:
