@@ -95,6 +95,23 @@ def test_a_changed_input_file_counts(tmp_path: Path) -> None:
     assert go(stages, tmp_path / "run") == ["one"]
 
 
+def test_an_input_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data.txt"
+    data.write_text("a")
+    stages = [make("one", write("1"), files=(data,))]
+    go(stages, tmp_path / "run")
+    reads: list[str] = []
+    real = Path.open
+
+    def counting(path: Path, *arguments: Any, **named: Any) -> Any:
+        reads.append(path.name)
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", counting)
+    assert go(stages, tmp_path / "run") == []
+    assert "data.txt" not in reads
+
+
 def test_a_killed_stage_goes_on_from_its_work(tmp_path: Path) -> None:
     def torn(context: StageContext) -> None:
         done = context.work / "steps.txt"

@@ -1,5 +1,6 @@
 """A stage: declared inputs, declared outputs, a fingerprint of both."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,6 +16,7 @@ __all__ = ["Estimate", "Stage", "StageContext", "StageState", "fingerprint", "pr
 
 _RECORD = "stage.json"
 _WORK = "work"
+_HASHES = "hashes.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ def fingerprint(stage: Stage, root: Path) -> str:
         record = _read_record(root / need)
         parts["needs"][need] = record["result"] if record else None
     for path in stage.files:
-        parts["files"][path.name] = _hash_of(path)
+        parts["files"][path.name] = _known_hash(path, root)
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=dict).encode()).hexdigest()[:16]
 
 
@@ -179,6 +181,26 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     if not (isinstance(record, dict) and {"fingerprint", "result", "sizes"} <= record.keys()):
         raise DataError(f"{folder / _RECORD} is no record of a stage; delete it to run the stage again.")
     return record
+
+
+def _known_hash(path: Path, root: Path) -> str:
+    """The hash of a file or folder from outside the run; read again only when a size or a time of it has changed."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    try:
+        look = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    store = root / _HASHES
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(store.read_text(encoding="utf-8"))
+    entry = known.get(str(path))
+    if entry is None or entry["look"] != look:
+        entry = known[str(path)] = {"look": look, "sha256": _hash_of(path)}
+        if root.is_dir():
+            write_json(store, known)
+    digest: str = entry["sha256"]
+    return digest
 
 
 def _hash_of(path: Path) -> str:

@@ -86,7 +86,7 @@ def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
                 "model": dataclasses.asdict(recipe.model) if recipe.model else None,
                 "start": str(recipe.teacher.start) if teacher_is_given else None,
             },
-            files=() if recipe.teacher.start is None or teacher_is_given else (recipe.teacher.start,),
+            files=(recipe.teacher.start,) if recipe.teacher.start else (),
             run=partial(_teacher, run),
             estimate=lambda root: _LITTLE if teacher_is_given else _training_estimate(run, recipe.teacher, root),
         ),
@@ -144,6 +144,7 @@ def _tokenizer_stage(run: _Run) -> Stage:
         name="tokenizer",
         needs=("data",),
         settings={"start": str(start)} if start else {"vocab_size": recipe.vocab_size, "sources": named},
+        files=(start,) if start else (),
         run=partial(_tokenizer, run),
         estimate=lambda _: Estimate(seconds=60.0, memory_bytes=1 << 30, what="byte-level BPE"),
     )
