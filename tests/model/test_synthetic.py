@@ -46,7 +46,7 @@ def test_what_it_refuses(tmp_path: Path) -> None:
     for words, call in {
         "choose from": {"file_type": "q3_k"},
         "0.5 to 0.99": {"file_type": "q4_0", "zeros": 0.3},
-        "4-bit": {"file_type": "f16", "zeros": 0.9},
+        "but for q4_0 and q4_k": {"file_type": "f16", "zeros": 0.9},
     }.items():
         with pytest.raises(ModelFileError, match=words):
             write_synthetic(tmp_path / "x.gguf", CONFIG, byte_tokenizer_definition(), **call)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ def synth(
     file: Annotated[Path, typer.Argument(help="The GGUF file to write.")],
     shape: Annotated[str, typer.Option(help="nemotron-mini-4b, minitron-8b or nemotron-4-15b.")] = "nemotron-mini-4b",
     layers: Annotated[int | None, typer.Option(min=1, help="Fewer layers than the published model.")] = None,
-    kind: Annotated[str, typer.Option("--format", help="q4_0, q4_k, q4_k_q6_k, q8_0, f16 or bf16.")] = "q4_k",
+    kind: Annotated[str, typer.Option("--format", help="q4_0, q4_k, q4_k_q6_k, iq4_xs, q8_0, f16 or bf16.")] = "q4_k",
     zeros: Annotated[float, typer.Option(help="Share of MLP neurons that stay at zero; 4-bit formats only.")] = 0.5,
     tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json; default: one that spells bytes.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same file.")] = 0,

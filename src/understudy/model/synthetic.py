@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import ModelFileError
-from understudy.kernels.formats import StorageType, num_stored_bytes
+from understudy.kernels.formats import IQ4_LEVELS, StorageType, num_stored_bytes
 from understudy.model.config import NemotronConfig
 from understudy.model.gguf_writer import write_packed_gguf
 from understudy.model.tensor_names import expected_shapes
@@ -25,6 +25,7 @@ SYNTHETIC_TYPES = {
     "q4_0": (StorageType.Q4_0, StorageType.Q4_0, StorageType.Q4_0, 2),
     "q4_k": (StorageType.Q4_K, StorageType.Q4_K, StorageType.Q4_K, 14),
     "q4_k_q6_k": (StorageType.Q4_K, StorageType.Q6_K, StorageType.Q4_K, 14),
+    "iq4_xs": (StorageType.IQ4_XS, StorageType.Q6_K, StorageType.IQ4_XS, 30),
     "q8_0": (StorageType.Q8_0, StorageType.Q8_0, StorageType.Q8_0, 7),
     "f16": (StorageType.F16, StorageType.F16, StorageType.F16, 1),
     "bf16": (StorageType.BF16, StorageType.BF16, StorageType.BF16, 32),
@@ -55,7 +56,7 @@ def write_synthetic(
         tokenizer_definition: the content of a `tokenizer.json`.
         file_type: a name of `SYNTHETIC_TYPES`.
         seed: same seed, same file.
-        zeros: share of MLP neurons that stay at zero for a token, 0.5 to 0.99; above a half only for 4-bit formats.
+        zeros: share of MLP neurons that stay at zero for a token, 0.5 to 0.99; above a half only for q4_0 and q4_k.
         progress: called with bytes written and bytes in all.
 
     Raises:
@@ -65,7 +66,7 @@ def write_synthetic(
         raise ModelFileError(f"There is no format {file_type!r}; choose from {', '.join(SYNTHETIC_TYPES)}.")
     layers, head, table, number = SYNTHETIC_TYPES[file_type]
     if not 0.5 <= zeros <= 0.99 or (zeros > 0.5 and layers not in (StorageType.Q4_0, StorageType.Q4_K)):
-        raise ModelFileError("The share of zeros must be from 0.5 to 0.99, and 0.5 but for 4-bit formats.")
+        raise ModelFileError("The share of zeros must be from 0.5 to 0.99, and 0.5 but for q4_0 and q4_k.")
     shapes = expected_shapes(dataclasses.replace(config, tie_word_embeddings=False))
     kinds = _kinds(shapes, layers, head, table)
     total = sum(num_stored_bytes(kinds[n], s) for n, s in shapes.items())
@@ -141,6 +142,9 @@ def _set_scales(rng: np.random.Generator, blocks: _U8, kind: StorageType, spread
     elif kind is StorageType.Q6_K:
         blocks[:, 192:208] = rng.integers(32, 64, (len(blocks), 16), dtype=np.uint8)
         blocks[:, 208:210] = _halves(rng, len(blocks), spread / (18.5 * 48))
+    elif kind is StorageType.IQ4_XS:
+        blocks[:, 2:4] = 0xFF  # scales 16 to 31
+        blocks[:, 0:2] = _halves(rng, len(blocks), spread / (float(IQ4_LEVELS.std()) * 24))
     else:
         scales = rng.integers(32, 64, (len(blocks), 8), dtype=np.uint8)
         low, high = scales[:, :4], scales[:, 4:]
