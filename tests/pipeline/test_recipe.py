@@ -104,6 +104,12 @@ def test_a_mistake_is_named(tmp_path: Path, change: tuple[str, str], message: st
         load(tmp_path, GOOD.replace(*change, 1))
 
 
+def test_pruning_needs_texts(tmp_path: Path) -> None:
+    text = 'name = "x"\n[teacher]\nstart = "model"\n[pruning]\nparameters = 1000\n'
+    with pytest.raises(RecipeError, match="calibrate"):
+        load(tmp_path, text)
+
+
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="There is no recipe"):
         load_make_recipe(tmp_path / "no.toml")

@@ -113,6 +113,8 @@ def search(
     assert pruning is not None
     aggregation = Aggregation(batch=_reduction(pruning.batch), sequence=_reduction(pruning.sequence))
     shapes = candidate_shapes(parent.config, pruning)
+    if part is None or not part.has_stages:
+        shapes = shapes[:1]  # nothing to rank them by: the nearest to the teacher's proportions
     tried = []
     for number, shape in enumerate(shapes, 1):
         folder = context.work / f"candidate-{number}"

@@ -282,6 +282,9 @@ def _check_trainings(recipe: MakeRecipe) -> None:
         raise RecipeError("[teacher] has neither a [[teacher.stage]] nor a start.")
     if recipe.distillation is not None and recipe.pruning is None:
         raise RecipeError("[distillation] needs a [pruning]: there is no student.")
+    can_calibrate = recipe.teacher.has_stages or (recipe.distillation is not None and recipe.distillation.has_stages)
+    if recipe.pruning is not None and not can_calibrate:
+        raise RecipeError("[pruning] needs a [[distillation.stage]]: its mixture tells which texts to calibrate on.")
     if recipe.distillation is not None:
         _refuse_unknown(recipe.distillation.options, _DISTILLATION_KEYS, "[distillation]")
         DistillationRecipe(**recipe.distillation.options)
