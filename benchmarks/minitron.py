@@ -54,8 +54,8 @@ BATCH_TOKENS = 8192
 SAMPLES = 256
 VALIDATION_WINDOWS = 200
 SOURCES = (
-    SourceRecipe(name="prose", kind="text", corpora=("storybooks", "fairytales", "books2")),
-    SourceRecipe(name="lookups", kind="lookup", count=40_000, seed=91),
+    SourceRecipe(name="prose", kind="text", corpora=("storybooks", "fairytales")),
+    SourceRecipe(name="lookups", kind="lookup", count=12_000, seed=91),
 )
 MIXTURE = {"prose": 0.7, "lookups": 0.3}
 
