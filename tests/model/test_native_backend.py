@@ -54,10 +54,10 @@ def test_equal_to_numpy(isa: str, shape: dict[str, float]) -> None:
     assert np.abs(rounded - expected).mean() < 0.02 * expected.std()
 
 
-@pytest.mark.parametrize("file_type", ["q4_0", "q4_k", "q8_0"])
+@pytest.mark.parametrize("file_type", ["q4_0", "q4_k", "iq4_xs", "q8_0"])
 def test_skipping_zeros_changes_no_logit(file_type: str, tmp_path: Path) -> None:
     config = tiny_config(hidden_size=256, intermediate_size=1024, num_attention_heads=16, num_key_value_heads=16)
-    zeros = 0.5 if file_type == "q8_0" else 0.9
+    zeros = 0.9 if file_type in ("q4_0", "q4_k") else 0.5
     write_synthetic(tmp_path / "x.gguf", config, byte_tokenizer().definition, file_type=file_type, zeros=zeros)
     model = load_model(tmp_path / "x.gguf")
     backends = [CpuBackend(model.config, model.weights, skip_zeros=skip) for skip in (True, False)]
