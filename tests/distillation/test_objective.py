@@ -105,3 +105,19 @@ def test_models_that_do_not_fit_are_refused(teacher: LocalTeacher) -> None:
         Distillation(teacher, DistillationRecipe(top_k=268), student=tiny_config())
     with pytest.raises(DataError, match="a model has 2 layers"):
         Distillation(teacher, DistillationRecipe(cosine_weight=1.0), student=tiny_config())
+
+
+def test_packed_rows_are_their_documents(teacher: LocalTeacher, recipe: Recipe) -> None:
+    """Two documents in a row lose what they lose in rows of their own."""
+    objective = Distillation(teacher, dataclasses.replace(RICH, cross_entropy_weight=0.0), student=recipe.model)
+    model, (ids, _) = student(recipe.model), batch()
+    packed = torch.cat([ids[:1, :17], ids[1:2, :9]], 1)  # the last id of each is only predicted
+    documents = torch.tensor([[0] * 17 + [1] * 8])
+    weights = torch.ones(1, 25)
+    weights[0, 16] = 0.0
+    with torch.no_grad():
+        apart = [
+            objective.loss_sum(model, row, torch.ones(1, row.shape[1] - 1)) for row in (ids[:1, :17], ids[1:2, :9])
+        ]
+        together = objective.loss_sum(model, packed, weights, documents)
+    torch.testing.assert_close(together, sum(apart), rtol=1e-5, atol=1e-4)

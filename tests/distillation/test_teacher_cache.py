@@ -83,3 +83,10 @@ def test_a_damaged_file_is_named(teacher_files: LoadedModel, tmp_path: Path) -> 
     path.write_bytes(longer.read_bytes())
     with pytest.raises(DataError, match=r"\(32, 64\).*the teacher's answer should be"):
         cached.answer(STATES, *batch())
+
+
+def test_a_folder_that_cannot_be_written_is_named(teacher_files: LoadedModel, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file stands where the folder should be")
+    cached = CachedTeacher(LocalTeacher(teacher_files), tmp_path / "taken")
+    with pytest.raises(DataError, match=r"cannot be kept in .*taken.*make room, or leave teacher_cache out"):
+        cached.answer(STATES, *batch())

@@ -5,6 +5,7 @@ model in bfloat16. A file is found by the batch itself (its ids, its chosen posi
 batcher is a pure function of those, so a resumed or repeated run hits, and a changed recipe never meets a stale answer.
 """
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -86,7 +87,8 @@ def _write(path: Path, answer: dict[str, Tensor]) -> None:
         save_file({name: tensor.cpu().contiguous() for name, tensor in answer.items()}, part)
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise DataError(
             f"The teacher's answers cannot be kept in {path.parent} ({error}); make room, or leave teacher_cache out."
         ) from error

@@ -1,5 +1,6 @@
 """The training loop: resumable, watched, reproducible."""
 
+import contextlib
 import csv
 import dataclasses
 import math
@@ -304,7 +305,8 @@ def _write_checkpoint(output: Path, state: dict[str, Any]) -> None:
         torch.save(state, part)
         part.replace(output / "checkpoint.pt")
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise DataError(
             f"{output / 'checkpoint.pt'} cannot be written ({error}); the checkpoint before it is kept. Make room and "
             "give the same command again."
