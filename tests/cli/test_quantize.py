@@ -29,7 +29,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
 
 def test_by_name(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "tiny-q4.gguf"
-    code, text = run(capsys, str(folder), str(output), "--to", "q4", "--samples", "2")
+    code, text = run(capsys, str(folder), str(output), "--to", "q4", "--samples", "2", "--no-feedback")
     assert code == 0
     assert load_model(output).weights["lm_head.weight"].kind is StorageType.Q6_K
     for shown in ("bits per weight", "weights in memory", "keys and values, 4096 tokens", "memory-mapped apart"):

@@ -90,12 +90,12 @@ def test_distillation_brings_the_quantized_model_back_to_the_16_bit_one() -> Non
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-4)
     with quantization_aware(student, plan, every=8):
         start = divergence(student, ids, goal).item()
-        for _ in range(25):
+        for _ in range(12):
             optimizer.zero_grad()
             divergence(student, ids, goal).backward()
             optimizer.step()
         end = divergence(student, ids, goal).item()
-    assert end < 0.6 * start
+    assert end < 0.7 * start
 
 
 def q8(config: NemotronConfig) -> Plan:

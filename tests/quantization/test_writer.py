@@ -167,14 +167,14 @@ def test_a_damaged_spool_is_done_again_from_there(folder: Path, tmp_path: Path, 
     assert output.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
-@pytest.mark.parametrize("after", [3, 8])
-def test_error_feedback_goes_on_where_it_was(folder: Path, tmp_path: Path, after: int) -> None:
+def test_error_feedback_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
+    """A layer is whole, the next one is not."""
     source = load_model(folder)
     plan = named_plan("q4", source.config)
     batches = [torch.randint(0, source.config.vocab_size, (2, 32), generator=torch.Generator().manual_seed(1))]
     quantize_model(source, tmp_path / "whole.gguf", plan, feedback=batches)
-    interrupt(source, tmp_path / "torn.gguf", after, feedback=batches)
-    assert quantize_model(source, tmp_path / "torn.gguf", plan, feedback=batches).resumed == after
+    interrupt(source, tmp_path / "torn.gguf", 8, feedback=batches)
+    assert quantize_model(source, tmp_path / "torn.gguf", plan, feedback=batches).resumed == 8
     assert (tmp_path / "torn.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
     quantize_model(source, tmp_path / "plain.gguf", plan)
     whole, plain = load_model(tmp_path / "whole.gguf"), load_model(tmp_path / "plain.gguf")
