@@ -1,11 +1,15 @@
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from understudy.distillation.teacher import LocalTeacher
-from understudy.distillation.teacher_server import TeacherServer
+from understudy.distillation.teacher_server import RemoteTeacher, TeacherServer
 from understudy.model.checkpoint import load_model
 from understudy.model.gguf_writer import write_gguf
 from understudy.testing import byte_tokenizer, random_tensors, tiny_config
@@ -82,3 +86,22 @@ def test_what_is_missing_is_named(run: object, model_file: Path, tmp_path: Path)
     assert wrong.code == 2 and "--serve takes the name of a .json file" in wrong.err
     gone = run("distill", str(recipe), "--student", str(model_file), "--teacher", str(tmp_path / "none.json"))
     assert gone.code == 2 and "no address file" in gone.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as SIGINT")
+def test_a_teacher_is_served_until_ctrl_c(model_file: Path, tmp_path: Path) -> None:
+    recipe, address = tmp_path / "pupil.toml", tmp_path / "teacher.json"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    command = [sys.executable, "-m", "understudy.cli", "distill", recipe, "--teacher", model_file, "--serve", address]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            deadline = time.monotonic() + 60
+            while not address.exists() and server.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            teacher = RemoteTeacher(address)
+            assert teacher.facts.config == load_model(model_file).config
+            teacher.close()
+        finally:
+            server.send_signal(signal.SIGINT)
+        error = server.communicate(timeout=60)[1]
+    assert server.returncode == 130 and "Ctrl-C ends it" in error and not address.exists()

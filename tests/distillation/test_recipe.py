@@ -4,9 +4,11 @@ import pytest
 
 from understudy.distillation.recipe import DistillationRecipe, load_distillation
 from understudy.errors import RecipeError
+from understudy.model.published import PUBLISHED_SHAPES
 from understudy.testing import tiny_config
 from understudy.training.recipe import load_recipe
 
+SHIPPED = Path(__file__).parents[2] / "recipes" / "distill.toml"
 TEXT = """
 name = "pupil"
 seed = 1
@@ -39,6 +41,12 @@ def test_the_table_is_read_and_the_student_gives_the_shape(tmp_path: Path) -> No
     assert plan == DistillationRecipe(teacher="bigger", top_k=200, cosine_weight=0.5)
     with pytest.raises(RecipeError, match=r"has a table \[distillation\]; run `understudy distill`"):
         load_recipe(path)
+
+
+def test_the_shipped_recipe_is_valid() -> None:
+    student = PUBLISHED_SHAPES["nemotron-mini-4b"]
+    recipe, plan = load_distillation(SHIPPED, student=student)
+    assert recipe.model == student and plan == DistillationRecipe()
 
 
 @pytest.mark.parametrize(
