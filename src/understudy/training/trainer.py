@@ -254,7 +254,8 @@ class Trainer:
         path = self.output / "checkpoint.pt"
         if not path.exists():
             return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        place = self.device if self.ranks.count == 1 else "cpu"
+        state = torch.load(path, map_location=place, weights_only=True)
         if state.get("base", "") not in ("", self._base):
             raise DataError(f"{path} holds adapters of another model; start from that model, or choose another output.")
         try:
@@ -316,13 +317,20 @@ def _write_checkpoint(output: Path, state: dict[str, Any]) -> None:
 def _place_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Load an optimizer's state, but not its rates: the recipe may have changed them."""
     groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    optimizer.load_state_dict(saved)
+    parameters = [p for g in optimizer.param_groups for p in g["params"]]
+    numbers = [n for g in saved["param_groups"] for n in g["params"]]
+    owner = dict(zip(numbers, parameters, strict=True))
+    state = {  # cut one by one, so that no process ever holds the whole state on its device
+        number: {k: place_like(v, owner[number]) if _is_like(v, owner[number]) else v for k, v in values.items()}
+        for number, values in saved["state"].items()
+    }
+    optimizer.load_state_dict({**saved, "state": state})
     for group, own in zip(optimizer.param_groups, groups, strict=True):
         group.update(own)
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if torch.is_tensor(value) and value.shape == parameter.shape:
-                state[name] = place_like(value, parameter)
+
+
+def _is_like(value: Any, parameter: Tensor) -> bool:
+    return torch.is_tensor(value) and value.shape == parameter.shape
 
 
 def _say_nothing(text: str) -> None:
