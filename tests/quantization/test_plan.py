@@ -111,6 +111,13 @@ def test_a_budget_goes_where_it_helps_most(model: LoadedModel) -> None:
     assert len(set(plan.kinds.values())) >= 3
 
 
+def test_with_all_the_memory_there_is_everything_is_q8(model: LoadedModel) -> None:
+    plan = fit_plan(10**12, model.config, model.weights, {}, context=64)
+    matrices = {kind for name, kind in plan.kinds.items() if kind is not StorageType.F32 and name != TABLE}
+    assert matrices == {StorageType.Q8_0}
+    assert plan.file_type == PLANS["q8"][3]
+
+
 def test_more_memory_never_means_a_smaller_format(model: LoadedModel) -> None:
     sizes = []
     for share in (1.0, 1.15, 1.4, 3.0):

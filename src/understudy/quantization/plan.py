@@ -1,6 +1,7 @@
 """Which tensor is stored how: plans by name, plans for a memory budget, and the proof that they fit."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -278,7 +279,16 @@ def fit_plan(
     kinds = _spend(budget_bytes - proof.total_bytes, plan.kinds, noise, _shapes(config))
     if config.tie_word_embeddings:
         kinds[TABLE] = kinds[HEAD]
-    return dataclasses.replace(plan, kinds=kinds)
+    return dataclasses.replace(plan, kinds=kinds, file_type=_nearest_type(kinds, _shapes(config)))
+
+
+def _nearest_type(kinds: Mapping[str, StorageType], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """GGUF's number for the plan whose matrices are of the format that holds most weights."""
+    held: dict[StorageType, int] = {}
+    for name, shape in shapes.items():
+        held[kinds[name]] = held.get(kinds[name], 0) + math.prod(shape)
+    most = max(held, key=lambda kind: held[kind])
+    return next((number for matrices, _, _, number in PLANS.values() if matrices is most), PLANS["q4xs"][3])
 
 
 def _spend(
