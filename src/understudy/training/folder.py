@@ -1,12 +1,12 @@
 """Hugging Face folders in and out of training."""
 
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from understudy.errors import DataError
@@ -19,6 +19,8 @@ from understudy.training.model import NemotronLM, from_hf_tensors
 __all__ = ["read_lm", "write_folder", "write_json", "write_texts"]
 
 _SHARD_BYTES = 4 << 30
+_HEADER_BYTES = 1 << 18
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def read_lm(path: Path, *, device: torch.device | str = "cpu") -> tuple[NemotronLM, LoadedModel]:
@@ -108,25 +110,48 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _write_weights(folder: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in tensors.items():
-        num_bytes = tensor.numel() * tensor.element_size()
-        if shards[-1] and size + num_bytes > _SHARD_BYTES:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor.detach().contiguous().cpu()
-        size += num_bytes
-    files = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
-    if len(shards) == 1:
+    """One tensor in memory at a time; the same tensors give the same bytes, which `safetensors.save_file` does not."""
+    parts: list[tuple[Path, list[str]]] = []
+    total = 0
+    waiting = iter(tensors)
+    name = next(waiting, None)
+    while name is not None:
+        part = folder / f"model-{len(parts) + 1:05}.safetensors.part"
+        written: list[str] = []
+        with part.open("wb") as file:
+            file.write(bytes(_HEADER_BYTES))
+            header: dict[str, Any] = {"__metadata__": metadata}
+            while name is not None and (not written or file.tell() < _SHARD_BYTES):
+                begin = file.tell() - _HEADER_BYTES
+                tensor = tensors[name].detach().contiguous().cpu()
+                file.write(tensor.flatten().view(torch.uint8).numpy().data)
+                end = file.tell() - _HEADER_BYTES
+                header[name] = {
+                    "dtype": _DTYPES[tensor.dtype],
+                    "shape": list(tensor.shape),
+                    "data_offsets": [begin, end],
+                }
+                total += end - begin
+                written.append(name)
+                name = next(waiting, None)
+            _write_header(file, header)
+        parts.append((part, written))
+    files = [f"model-{n:05}-of-{len(parts):05}.safetensors" for n in range(1, len(parts) + 1)]
+    if len(parts) == 1:
         files = ["model.safetensors"]
-    for file, shard in zip(files, shards, strict=True):
-        part = folder / f"{file}.part"
-        save_file(shard, part, metadata=metadata)
-        part.replace(folder / file)
-    if len(shards) > 1:
-        total = sum(t.numel() * t.element_size() for t in tensors.values())
-        weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-        write_json(
-            folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
-        )
+    for (part, _), file_name in zip(parts, files, strict=True):
+        part.replace(folder / file_name)
+    if len(parts) > 1:
+        weight_map = {name: file for file, (_, names) in zip(files, parts, strict=True) for name in names}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_json(folder / "model.safetensors.index.json", index)
+
+
+def _write_header(file: BinaryIO, header: Mapping[str, Any]) -> None:
+    """Length and JSON in front of the data, filled up with spaces, as the format allows."""
+    text = json.dumps(header).encode()
+    room = _HEADER_BYTES - 8
+    if len(text) > room:
+        raise DataError(f"The header of the weights takes {len(text)} bytes, more than {room}; shorten the metadata.")
+    file.seek(0)
+    file.write(struct.pack("<Q", room) + text.ljust(room))
