@@ -10,11 +10,12 @@ from understudy.evaluation.report import ModelFacts, Report, TaskResult
 from understudy.evaluation.task import Figure
 from understudy.testing import tiny_config
 
+SETTINGS = {"lines": 3, "load_average": 0.5, "threads": None}
 RECIPE = {
     "name": "harrow",
     "trained_steps": 15,
     "sources": [
-        {"name": "prose", "kind": "text", "corpora": ["books", "storybooks"]},
+        {"name": "prose", "kind": "text", "corpora": ["books", "fairytales"]},
         {"name": "talk", "kind": "dialogue", "corpora": ["everyday", "my_own_text"]},
         {"name": "never", "kind": "text", "corpora": ["books2"]},
     ],
@@ -43,7 +44,14 @@ def much(little: Report) -> Report:
         return Figure(name=name, label=f"label of {name}", value=value, unit="share", count=40)
 
     figures = (share("npc.all", 0.25), share("npc.guard", 0.5), share("fairytaleqa.f1", 0.125))
-    result = TaskResult(task="npc", status="done", method="By reading.", figures=figures, data={"a/b.jsonl": "cd" * 32})
+    result = TaskResult(
+        task="npc",
+        status="done",
+        method="By reading.",
+        figures=figures,
+        settings=SETTINGS,
+        data={"a/b.jsonl": "cd" * 32},
+    )
     model = dataclasses.replace(little.model, recipe=RECIPE)
     return dataclasses.replace(little, model=model, results=(result,))
 
@@ -80,7 +88,7 @@ def test_with_much_it_says_all(much: Report) -> None:
     card = render_card(much, facts)
     front = header(card)
     assert front["base_model"] == "someone/big"
-    assert front["datasets"] == ["books", "storybooks", "everyday", "my_own_text"]
+    assert front["datasets"] == ["books", "fairytales", "everyday", "my_own_text"]
     (index,) = front["model-index"]
     assert index["name"] == "Harrow: 4"
     values = {row["metrics"][0]["name"]: row["metrics"][0]["value"] for row in index["results"]}
@@ -88,14 +96,15 @@ def test_with_much_it_says_all(much: Report) -> None:
     for words in (
         "# Harrow: 4\n\nA model.",
         "| Standard Ebooks (138 books) (`books`) | CC0-1.0 | 138 | 14,163,986 |",
+        "| FairytaleQA (train) (`fairytales`) | Apache-2.0 |",
         "| `everyday`: hand-written everyday dialogues | CC0-1.0 |",
         "| `my_own_text` | not recorded |",
         "- **teacher**: 10 parameters",
         '"trained_steps": 15',
         "50.0 % of 40 lines of tricks, insults and danger",
-        "| tokens seen in training | 2,000 |",
+        "| tokens seen in training | 2,000 in the steps of the recipe above; what came before is not recorded |",
         "| hours of computing | 12.5 |",
-        "- npc: By reading.",
+        "- npc: By reading. Here: lines 3, load average 0.5.",
         "| figure | teacher | x |",
         f"`a/b.jsonl`: SHA-256 `{'cd' * 32}`",
         "old books",
@@ -103,12 +112,13 @@ def test_with_much_it_says_all(much: Report) -> None:
         "understudy serve --model x.gguf",
     ):
         assert words in card
+    assert "| tokens seen in training | 7 |" in render_card(much, dataclasses.replace(facts, tokens=7))
     assert "books2" not in card.split("## How it was made")[0]
     assert card.index("## Training data") < card.index("## Evaluation") < card.index("## Compute")
 
 
 def test_a_recipe_tells_corpora_and_tokens() -> None:
-    assert training_corpora(RECIPE) == ("books", "storybooks", "everyday", "my_own_text")
+    assert training_corpora(RECIPE) == ("books", "fairytales", "everyday", "my_own_text")
     assert training_tokens(RECIPE) == 10 * 100 + 5 * 200
     assert training_tokens({**RECIPE, "trained_steps": None}) == 3000
     assert training_tokens({"name": "x"}) is None

@@ -9,7 +9,7 @@ from typing import Any
 from understudy.data.catalogue import PublicSource, sources_of
 from understudy.errors import DataError
 from understudy.evaluation.comparison import comparison_table, report_table, show_value
-from understudy.evaluation.report import ModelFacts, Report
+from understudy.evaluation.report import ModelFacts, Report, TaskResult
 
 __all__ = ["CardFacts", "render_card", "training_corpora", "training_tokens", "write_card"]
 
@@ -205,7 +205,7 @@ def _plain_description(model: ModelFacts, facts: CardFacts) -> str:
 
 def _details(model: ModelFacts, facts: CardFacts) -> str:
     config = model.config
-    formats = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in sorted(model.formats.items()))
+    formats = ", ".join(f"{name} {size / 1e6:,.2f} MB" for name, size in sorted(model.formats.items()))
     shape = (
         f"{config['num_hidden_layers']} layers, {config['hidden_size']} wide, {config['intermediate_size']} in the "
         f"MLP, {config['num_attention_heads']} query heads, {config['num_key_value_heads']} key and value heads, "
@@ -233,7 +233,7 @@ def _data(corpora: Sequence[str]) -> str:
         return "\n".join([*rows, f"The corpora are {_UNKNOWN}.", ""])
     rows += ["| what | licence | documents | words | from |", "|---|---|---|---|---|"]
     public = sources_of(corpora)
-    rows += [_source_row(source) for source in public if not source.evaluation]
+    rows += [_source_row(source, corpora) for source in public if not source.evaluation]
     known = {name for source in public for name in source.corpora}
     for name in corpora:
         if name in _OWN:
@@ -243,10 +243,10 @@ def _data(corpora: Sequence[str]) -> str:
     return "\n".join([*rows, _COUNTS, ""])
 
 
-def _source_row(source: PublicSource) -> str:
+def _source_row(source: PublicSource, corpora: Sequence[str]) -> str:
     documents = max((file.documents for file in source.files), default=0)
     words = max((file.words for file in source.files), default=0)
-    names = ", ".join(f"`{name}`" for name in source.corpora)
+    names = ", ".join(f"`{name}`" for name in source.corpora if name in corpora)
     where = source.repository + (f" at {source.commit[:12]}" if source.commit else "")
     return f"| {source.title} ({names}) | {source.licence} | {documents:,} | {words:,} | {where} |"
 
@@ -278,7 +278,7 @@ def _evaluation(report: Report, facts: CardFacts) -> str:
         "How:",
         "",
     ]
-    rows += [f"- {result.task}: {result.method}" for result in report.results if result.status == "done"]
+    rows += [f"- {r.task}: {r.method}{_settings(r)}" for r in report.results if r.status == "done"]
     rows.append("")
     hashes = {name: digest for result in report.results for name, digest in result.data.items()}
     if hashes:
@@ -287,6 +287,12 @@ def _evaluation(report: Report, facts: CardFacts) -> str:
     if facts.stages:
         rows += ["Stage by stage:", "", comparison_table([*facts.stages, report])]
     return "\n".join(rows)
+
+
+def _settings(result: TaskResult) -> str:
+    known = {key: value for key, value in result.settings.items() if value is not None}
+    listed = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in known.items())
+    return f" Here: {listed}." if listed else ""
 
 
 def _risks(report: Report, facts: CardFacts, corpora: Sequence[str]) -> str:
@@ -315,9 +321,12 @@ def _running(model: ModelFacts) -> str:
 
 
 def _compute(facts: CardFacts, recipe: Mapping[str, Any] | None) -> str:
-    tokens = facts.tokens if facts.tokens is not None else training_tokens(recipe) if recipe else None
+    steps = training_tokens(recipe) if recipe else None
+    seen = f"{facts.tokens:,}" if facts.tokens is not None else _UNKNOWN
+    if facts.tokens is None and steps is not None:
+        seen = f"{steps:,} in the steps of the recipe above; what came before is {_UNKNOWN}"
     rows = (
-        ("tokens seen in training", f"{tokens:,}" if tokens else _UNKNOWN),
+        ("tokens seen in training", seen),
         ("hours of computing", f"{facts.hours:,.1f}" if facts.hours is not None else _UNKNOWN),
         ("hardware", facts.hardware or _UNKNOWN),
         ("energy and emissions", "not measured"),

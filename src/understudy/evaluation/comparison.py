@@ -169,7 +169,7 @@ def draw_bars(reports: Sequence[Report], task: str, path: Path) -> bool:
         axes.invert_yaxis()
         axes.margins(x=0.18)
         axes.set_xlabel(unit)
-    panels[0].legend(loc="best", fontsize=7)
+    canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", fontsize=7)
     _save(canvas, path)
     return True
 
