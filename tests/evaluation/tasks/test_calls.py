@@ -43,7 +43,8 @@ def test_calls_in_any_order() -> None:
     assert not same_calls(truth, [wrong, b])
 
 
-def test_a_random_model_calls_nothing_right(subject: Subject) -> None:
+def test_a_random_model_calls_nothing_right(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "_MAX_TOKENS", 12)
     outcome = FunctionCalls().run(subject, lambda done, total: None)
     figures = {figure.name: (figure.value, figure.count) for figure in outcome.figures}
     assert figures["calls.exact"] == (0.0, 1)

@@ -10,7 +10,8 @@ from understudy.evaluation.tasks.npc import CharacterLines
 from understudy.prompt import Answer, Conversation, ToolCall
 
 
-def test_two_dialogues_end_to_end(subject: Subject) -> None:
+def test_two_dialogues_end_to_end(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.evaluation.tasks.npc._MAX_TOKENS", 12)
     told: list[tuple[int, int]] = []
     outcome = CharacterLines().run(subject, lambda done, total: told.append((done, total)))
     figures = {figure.name: figure for figure in outcome.figures}
