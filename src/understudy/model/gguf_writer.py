@@ -219,5 +219,7 @@ def _value(value: Any) -> Iterator[bytes]:
     elif all(isinstance(item, str) for item in value):
         yield struct.pack("<IIQ", 9, 8, len(value))
         yield from map(_text, value)
+    elif any(isinstance(item, float) for item in value):
+        yield struct.pack("<IIQ", 9, 6, len(value)) + struct.pack(f"<{len(value)}f", *value)
     else:
         yield struct.pack("<IIQ", 9, 5, len(value)) + struct.pack(f"<{len(value)}i", *value)
