@@ -7,12 +7,11 @@ import pytest
 from typer.main import get_command
 
 from understudy.cli.app import app
-from understudy.data.sources import DIALOGUE_SOURCES, TEXT_SOURCES
+from understudy.data.sources import DIALOGUE_SOURCES, EVALUATION_SOURCES, TEXT_SOURCES
 
 MAX_README_LINES = 120
 MAX_ADR_LINES = 15
 MAX_TARGETS = 10
-EVALUATION = {"books_dev", "cloudmere_prose"}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def test_decisions_are_short_and_numbered(root: Path) -> None:
 
 
 def test_every_corpus_is_credited(texts: dict[Path, str]) -> None:
-    corpora = (TEXT_SOURCES.keys() | DIALOGUE_SOURCES.keys()) - EVALUATION
+    corpora = (TEXT_SOURCES.keys() | DIALOGUE_SOURCES.keys()) - EVALUATION_SOURCES
     assert [name for name in sorted(corpora) if f"`{name}`" not in texts[Path("NOTICE")]] == []
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from understudy.errors import ModelFileError, RecipeError
-from understudy.training.recipe import load_recipe
+from understudy.training.recipe import SourceRecipe, load_recipe
 
 SHIPPED = Path(__file__).parents[2] / "recipes" / "harrow_cpu.toml"
 
@@ -41,3 +41,8 @@ def test_a_wrong_recipe_says_what_is_wrong(tmp_path: Path, change: tuple[str, st
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no recipe at .*nothing\.toml"):
         load_recipe(tmp_path / "nothing.toml")
+
+
+def test_evaluation_texts_are_not_trained_on() -> None:
+    with pytest.raises(RecipeError, match="books_dev is for evaluation"):
+        SourceRecipe(name="prose", kind="text", corpora=("books_dev",))

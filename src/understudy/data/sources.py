@@ -16,7 +16,7 @@ from understudy.data.recast import Recaster, lower_case_words
 from understudy.errors import DataError
 from understudy.prompt.persona import Persona, persona_prompt
 
-__all__ = ["DIALOGUE_SOURCES", "TEXT_SOURCES", "Dialogue", "read_dialogues", "read_texts"]
+__all__ = ["DIALOGUE_SOURCES", "EVALUATION_SOURCES", "TEXT_SOURCES", "Dialogue", "read_dialogues", "read_texts"]
 
 Dialogue = dict[str, Any]
 
@@ -279,6 +279,9 @@ def _spoken(answer: str) -> str:
     answer = " ".join(answer.split()).rstrip(" .")
     return answer[:1].upper() + answer[1:] + "." if answer else ""
 
+
+EVALUATION_SOURCES = frozenset({"books_dev", "cloudmere_prose"})
+"""Only measured with, never trained on."""
 
 TEXT_SOURCES: dict[str, Callable[[Path], Iterator[str]]] = {
     "books": lambda folder: _books(folder, "books"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from understudy.data.licences import check_licence
+from understudy.data.sources import EVALUATION_SOURCES
 from understudy.errors import RecipeError
 from understudy.model.config import NemotronConfig
 
@@ -74,6 +75,8 @@ class SourceRecipe:
             raise RecipeError(f"source {self.name!r}: held_out is a share from 0 to 0.5 of dialogues.")
         if self.kind != "lookup" and not self.corpora:
             raise RecipeError(f"source {self.name!r}: name at least one corpus under 'corpora'.")
+        if measured := sorted(EVALUATION_SOURCES & set(self.corpora)):
+            raise RecipeError(f"source {self.name!r}: {measured[0]} is for evaluation; training on it spoils it.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
