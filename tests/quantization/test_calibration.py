@@ -112,7 +112,7 @@ def test_generated_dialogues_need_no_files(model: LoadedModel) -> None:
 def test_a_file_of_something_else(model: LoadedModel, tmp_path: Path) -> None:
     path = tmp_path / "talk.jsonl"
     path.write_text('{"text": "no dialogue"}')
-    with pytest.raises(DataError, match="line 1: expected a dialogue"):
+    with pytest.raises(DataError, match="line 1: unknown field"):
         calibration_batches(model, CalibrationOptions(source=str(path)))
 
 

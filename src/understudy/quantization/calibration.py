@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from understudy.data.dialogue_files import read_dialogue_file
 from understudy.data.dialogues import encode_dialogues
-from understudy.data.files import read_json_lines
 from understudy.data.lookup.generate import LookupGenerator
 from understudy.data.sources import DIALOGUE_SOURCES, read_dialogues
 from understudy.errors import DataError, ModelFileError
@@ -116,7 +116,8 @@ def _dialogues(options: CalibrationOptions) -> Iterator[dict[str, Any]]:
     if source == GENERATED:
         return iter(LookupGenerator(options.seed))
     if source.endswith(".jsonl"):
-        return _read_file(Path(source))
+        path = Path(source)
+        return read_dialogue_file(path.name, path.parent)
     if source not in DIALOGUE_SOURCES:
         raise DataError(
             f"There is no calibration source {source!r}; choose {GENERATED}, a .jsonl file of dialogues, or one of "
@@ -125,14 +126,6 @@ def _dialogues(options: CalibrationOptions) -> Iterator[dict[str, Any]]:
     if options.data is None:
         raise DataError(f"The calibration source {source!r} needs the folder of the corpora; name it with --data.")
     return read_dialogues(source, options.data)
-
-
-def _read_file(path: Path) -> Iterator[dict[str, Any]]:
-    for number, record in enumerate(read_json_lines(path), 1):
-        turns = record.get("turns")
-        if not isinstance(record.get("system"), str) or not isinstance(turns, list):
-            raise DataError(f"{path}, line {number}: expected a dialogue with system and turns; see worlds/README.md.")
-        yield {"tools": [], "context": [], **record}
 
 
 def measure_importance(
