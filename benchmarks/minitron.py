@@ -52,7 +52,7 @@ SEEDED = "AEF"
 LENGTH = 256
 BATCH_TOKENS = 8192
 SAMPLES = 256
-VALIDATION_WINDOWS = 200
+VALIDATION_WINDOWS = 128
 SOURCES = (
     SourceRecipe(name="prose", kind="text", corpora=("storybooks", "fairytales")),
     SourceRecipe(name="lookups", kind="lookup", count=12_000, seed=91),
@@ -194,13 +194,13 @@ class Experiment:
         )
         if files:
             trainer.start_from(files)
-        trainer.resume()
-        every = max(1, steps // 20)
+        if not trainer.resume():
+            _note(run, 0, self.validate(trainer))
+        every = max(1, steps // 12)
         for state in trainer.run():
             if state.step % every == 0 or state.step == steps:
                 loss = self.validate(trainer)
-                with (run / "curve.csv").open("a", newline="") as file:
-                    csv.writer(file).writerow([state.step * BATCH_TOKENS, f"{loss:.5f}"])
+                _note(run, state.step * BATCH_TOKENS, loss)
                 print(f"{arm.name}: {state.step} of {steps}, {loss:.4f} nats, {state.tokens_per_s:,.0f} tokens/s")
         return trainer
 
@@ -243,6 +243,11 @@ class Experiment:
         return found
 
 
+def _note(run: Path, tokens: int, loss: float) -> None:
+    with (run / "curve.csv").open("a", newline="") as file:
+        csv.writer(file).writerow([tokens, f"{loss:.5f}"])
+
+
 def _body(config: NemotronConfig) -> int:
     """Weights that are in layers."""
     return config.num_parameters - 2 * config.vocab_size * config.hidden_size
@@ -265,8 +270,9 @@ def plan_arms(experiment: Experiment, letters: str) -> list[Arm]:
     tokens = {"B": int(experiment.tokens * share), "L": experiment.tokens + experiment.teacher_tokens}
     return [
         Arm(letter, seed, tokens.get(letter, experiment.tokens), letter in "CDFGH")
+        for seed in (1, 2, 3)
         for letter in letters
-        for seed in ((1, 2, 3) if letter in SEEDED else (1,))
+        if seed == 1 or letter in SEEDED
     ]
 
 
@@ -317,7 +323,9 @@ def _draw(by_arm: dict[str, list[dict[str, Any]]], target: Path) -> None:
         for row in rows:
             tokens, losses = zip(*row["curve"], strict=True)
             label = letter if row is rows[0] else None
-            axes.plot([t / 1e6 for t in tokens], losses, color=f"C{number}", label=label, linewidth=1.3)
+            axes.plot(
+                [max(t, BATCH_TOKENS) / 1e6 for t in tokens], losses, color=f"C{number}", label=label, linewidth=1.3
+            )
     axes.set(title="students of one size", xlabel="million tokens", ylabel="nats a token, held-out books", xscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
