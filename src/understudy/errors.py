@@ -11,6 +11,7 @@ __all__ = [
     "RequestError",
     "SaveError",
     "ServeError",
+    "ToolError",
     "UnderstudyError",
 ]
 
@@ -29,6 +30,10 @@ class CardError(UnderstudyError):
 
 class SaveError(UnderstudyError):
     """A saved conversation cannot be read or written."""
+
+
+class ToolError(UnderstudyError):
+    """A game's function cannot be described, loaded or called."""
 
 
 class ServeError(UnderstudyError):
