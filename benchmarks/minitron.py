@@ -22,6 +22,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,13 @@ class Experiment:
         """Measured once, on the training's own prose."""
         path = self.output / "importance.safetensors"
         if not path.exists():
-            text = "\n\n".join(t for _, t in zip(range(400), read_texts("storybooks", self.data), strict=False))
-            ids = torch.tensor(self.files.tokenizer.encode(text)).numpy()
-            measure_importance(self.files, draw_batches(ids, samples=SAMPLES, length=LENGTH)).save(path)
+            measure_importance(self.files, self._calibration()).save(path)
         return load_importance(path, self.files)
+
+    def _calibration(self) -> list[Tensor]:
+        text = "\n\n".join(islice(read_texts("storybooks", self.data), 400))
+        ids = torch.tensor(self.files.tokenizer.encode(text)).numpy()
+        return draw_batches(ids, samples=SAMPLES, length=LENGTH)
 
     def start(self, arm: Arm) -> Path | None:
         """The weights that an arm begins with; None for random ones."""
@@ -161,8 +165,7 @@ class Experiment:
             trainer = self.train(hop, middle / "start", self.output / f"{arm.name}-hop")
             write_folder(middle, shape, to_hf_tensors(trainer.model), self.files.tokenizer)
         files = load_model(middle)
-        ids = torch.cat([w.flatten() for w in self.windows]).numpy()
-        scores = measure_importance(files, draw_batches(ids, samples=64, length=LENGTH))
+        scores = measure_importance(files, self._calibration())
         return prune_width(stored_tensors(files), files.config, order_by_importance(scores, files.config), target)
 
     def train(self, arm: Arm, start: Path | None, run: Path) -> Trainer:
@@ -296,7 +299,7 @@ def report(results: list[dict[str, Any]], output: Path) -> None:
 
 def _multiplier(by_arm: dict[str, list[dict[str, Any]]]) -> None:
     """Tokens at which training from scratch reaches F's loss, over F's; from the longest scratch run."""
-    scratch = [row for letter in "ABL" for row in by_arm.get(letter, [])]
+    scratch = [row for letter in ("A", "B", "L") for row in by_arm.get(letter, [])]
     if "F" not in by_arm or not scratch:
         return
     goal = statistics.mean(row["loss"] for row in by_arm["F"])

@@ -52,7 +52,7 @@ def test_the_shipped_recipe_is_valid() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("temprature = 2.0", "temprature"),
+        ("warmth = 2.0", "warmth"),
         ("temperature = 0", "temperature must be from"),
         ("temperature = '1'", "distillation"),
         ("cross_entropy_weight = 1.5", "cross_entropy_weight must be"),

@@ -86,7 +86,7 @@ def test_each_training_gets_its_sources(tmp_path: Path) -> None:
     [
         (("seed = 3", "sead = 3"), "unknown key sead"),
         (("parameters = 60000", "parameters = 0"), "parameters must be"),
-        (("parameters = 60000", "paramters = 60000"), "paramters"),
+        (("parameters = 60000", "num_weights = 60000"), "num_weights"),
         (("steps = 4", "steps = 0"), "steps >= 1"),
         (("mixture = { talk = 1.0 }", "mixture = { tolk = 1.0 }"), "tolk"),
         (('kind = "lookup"', 'kind = "look"'), "kind must be"),
