@@ -1,6 +1,7 @@
 """Token ids in, a stream of text and token ids out."""
 
 from understudy.engine.backend import Backend, Cache, MemoryFigures, Step
+from understudy.engine.constraint import Constraint
 from understudy.engine.detokenizer import TextAssembler
 from understudy.engine.engine import Engine, EngineOptions, EngineStats
 from understudy.engine.generation import Generation
@@ -11,6 +12,7 @@ __all__ = [
     "Backend",
     "Cache",
     "Chunk",
+    "Constraint",
     "Engine",
     "EngineOptions",
     "EngineStats",

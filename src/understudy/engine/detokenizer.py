@@ -42,6 +42,10 @@ class TextAssembler:
             data = self._tokenizer.token_bytes(token_id)
         return self._release(self._decoder.decode(data))
 
+    def ignore_stops(self) -> None:
+        """From the next token on, stop strings are ordinary text, also one that has begun."""
+        self._stop = ()
+
     def finish(self) -> str:
         """End the text: what was held back, nothing after a stop string."""
         text = self._release(self._decoder.decode(b"", final=True))

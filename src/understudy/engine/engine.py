@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from understudy.engine.backend import Backend, Step
+from understudy.engine.constraint import Constraint
 from understudy.engine.generation import Generation
 from understudy.engine.prefix import PrefixStore, longest_beginning
 from understudy.engine.quota import Quota
@@ -77,6 +78,7 @@ class _Waiting:
     request: GenerationRequest
     generation: Generation
     max_tokens: int
+    constraint: Constraint | None
     deadline: float  # of `time.monotonic`
 
 
@@ -126,7 +128,7 @@ class Engine:
 
         Raises:
             ContextLengthError: the prompt alone is longer than the model's context.
-            RequestError: a token id is not in the vocabulary.
+            RequestError: a token id is not in the vocabulary, or the request's constraint cannot be made.
             EngineError: the engine is closed.
         """
         config = self.backend.config
@@ -134,6 +136,8 @@ class Engine:
         if room < 0:
             raise ContextLengthError(len(request.prompt_ids), config.max_position_embeddings)
         _check_ids(request, config.vocab_size)
+        # Here, not in the model's thread: what is wrong with a grammar is raised at the caller, and holds up nobody.
+        constraint = request.constraint() if request.constraint else None
         seed = request.sampling.seed
         generation = Generation(
             seed=secrets.randbits(32) if seed is None else seed,
@@ -147,7 +151,7 @@ class Engine:
                 generation.deliver(Chunk("", (), "length"))
                 return generation
             deadline = math.inf if request.deadline_s is None else time.monotonic() + request.deadline_s
-            self._waiting.append(_Waiting(request, generation, max_tokens, deadline))
+            self._waiting.append(_Waiting(request, generation, max_tokens, constraint, deadline))
             self._changed.notify_all()
         return generation
 
@@ -245,6 +249,7 @@ class Engine:
             cache,
             tokenizer=self.tokenizer,
             max_tokens=waiting.max_tokens,
+            constraint=waiting.constraint,
             draft_tokens=self.backend.draft_tokens if self.options.use_drafts else 0,
             deadline=waiting.deadline,
         )

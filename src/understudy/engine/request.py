@@ -1,9 +1,10 @@
 """What is asked of the engine and what it answers."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
+from understudy.engine.constraint import Constraint
 from understudy.engine.sampling import SamplingParams, is_whole
 from understudy.errors import RequestError
 
@@ -20,12 +21,14 @@ class GenerationRequest:
         prompt_ids: (T,) at least one token.
         sampling: how tokens are drawn.
         max_tokens: at most so many new tokens; None, or more than fit, is what the context leaves.
-        stop: strings that end the text; they are not part of it.
+        stop: strings that end the text; they are not part of it. Inside of what a constraint describes they are
+            ordinary text: cutting there would break what the grammar promises.
         stop_token_ids: ids that end the text; they are not part of it.
         visible_specials: text by id for special tokens that must show in the text, e.g. `<toolcall>`.
         priority: requests of a higher one start first and read their prompts first.
         deadline_s: seconds after submission at which the answer ends with what it has ("deadline"); None for never.
         owner: whose tokens it takes, e.g. a character, where the engine has a quota for each.
+        constraint: makes the grammar that the answer must follow, anew for each sequence; None for free text.
 
     Raises:
         RequestError: a value is out of range; `param` names it.
@@ -40,6 +43,7 @@ class GenerationRequest:
     priority: int = 0
     deadline_s: float | None = None
     owner: str | None = None
+    constraint: Callable[[], Constraint] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:

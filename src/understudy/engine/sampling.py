@@ -104,28 +104,41 @@ class Sampler:
         )
         self._adjusted: npt.NDArray[np.float64] | None = None
 
-    def sample(self, logits: npt.NDArray[np.float32]) -> int:
+    def sample(self, logits: npt.NDArray[np.float32], allowed: npt.NDArray[np.intp] | None = None) -> int:
         """Draw the next token.
 
         Args:
             logits: (V,); left unchanged.
+            allowed: (A,) ids to draw from, ascending; None for all. Penalties and bias cannot bring another one
+                back, and where they ban all of these, they are set aside. A single one is taken without a draw.
 
         Raises:
             EngineError: a logit is NaN or +inf, or no token is left.
         """
-        best = int(logits.argmax())  # the first NaN, if there is one
-        if not logits[best] < math.inf:
+        if not logits.max() < math.inf:  # NaN, if there is one
             raise EngineError("The model gave logits that are not numbers; its file or backend is damaged.")
-        adjusted = self._adjust(logits)
-        if adjusted is not logits:
-            best = int(adjusted.argmax())
-        highest = float(adjusted[best])
-        if highest == -math.inf:
-            raise EngineError("No token is left to choose from; logit_bias bans the whole vocabulary.")
-        token_id = best if self._params.temperature == 0 else self._draw(adjusted, highest)
+        if allowed is not None and allowed.size == 1:
+            token_id = int(allowed[0])
+        elif allowed is not None:
+            adjusted = self._adjust(logits)[allowed]
+            token_id = int(allowed[self._choose(adjusted if adjusted.max() > -math.inf else logits[allowed])])
+        else:
+            token_id = self._choose(self._adjust(logits))
+        self.count(token_id)
+        return token_id
+
+    def count(self, token_id: int) -> None:
+        """Remember a token of the output that was not drawn."""
         self._counts[token_id] += 1
         self._seen.add(token_id)
-        return token_id
+
+    def _choose(self, logits: _Floats) -> int:
+        """The place of the token drawn."""
+        best = int(logits.argmax())
+        highest = float(logits[best])
+        if highest == -math.inf:
+            raise EngineError("No token is left to choose from; logit_bias bans the whole vocabulary.")
+        return best if self._params.temperature == 0 else self._draw(logits, highest)
 
     def _adjust(self, logits: npt.NDArray[np.float32]) -> _Floats:
         """Logits with penalties and bias, in doubles, until the next call; the logits themselves if there are none."""

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.engine.backend import Cache, Step
+from understudy.engine.constraint import Constraint, TokenGate
 from understudy.engine.detokenizer import TextAssembler
 from understudy.engine.generation import Generation
 from understudy.engine.lookup import PromptLookup
@@ -33,6 +34,7 @@ class Sequence:
         *,
         tokenizer: Tokenizer,
         max_tokens: int,
+        constraint: Constraint | None = None,
         draft_tokens: int = 0,
         deadline: float = math.inf,
     ) -> None:
@@ -44,6 +46,7 @@ class Sequence:
             cache: empty, or filled with a beginning of the prompt.
             tokenizer: gives the bytes of a token.
             max_tokens: what fits of the request's own limit, at least 1.
+            constraint: what the answer must follow; used by nobody else.
             draft_tokens: longest draft by prompt lookup; 0 for none.
             deadline: when the answer ends with what it has, by `time.monotonic`.
         """
@@ -58,8 +61,12 @@ class Sequence:
         )
         self._assembler = TextAssembler(tokenizer, stop=request.stop, visible_specials=request.visible_specials)
         self._undelivered: list[int] = []
+        self._text = ""  # of the undelivered tokens, until their step is done
         self._lookup = PromptLookup(draft_tokens)
         self._draft: list[int] = []
+        self._gate = TokenGate(constraint, stop_token_ids=request.stop_token_ids)
+        self._num_taken = 0  # since the last step
+        self._take_forced()
 
     @property
     def num_pending(self) -> int:
@@ -85,49 +92,91 @@ class Sequence:
         if len(pending) < self.num_pending:
             return Step(self.cache, pending, num_logits=0)
         is_decoding = len(self._tokens) > len(self._request.prompt_ids)
-        self._draft = self._lookup.draft(self._tokens, self._max_length - len(self._tokens) - 1) if is_decoding else []
+        self._draft = self._propose() if is_decoding else []
         return Step(self.cache, [*pending, *self._draft], num_logits=1 + len(self._draft))
 
     def accept(self, logits: npt.NDArray[np.float32]) -> int:
-        """Draw tokens from the step's logits (num_logits, V), hand on the text that they complete; tokens drawn.
+        """Draw tokens from the step's logits (num_logits, V), hand on the text that they complete; tokens taken.
 
-        A drafted token counts if it is the one drawn: the next row of logits is then the next token's.
+        A drafted token counts if it is the one drawn: the next row of logits is then the next token's. What the
+        grammar forces is taken with it, and read by the next step like a prompt.
         """
         draft, self._draft = self._draft, []
-        num_drawn = self._draw(logits, draft)
+        num_known = len(self._tokens)
+        num_rows = self._draw(logits, draft)
         if draft:
-            self._lookup.learn(len(draft), max(0, num_drawn - 1))
-            self.cache.truncate(min(self.cache.length, len(self._tokens) - bool(num_drawn)))
-        return num_drawn
+            num_right = max(0, num_rows - 1)
+            self._lookup.learn(len(draft), num_right)
+            self.cache.truncate(min(self.cache.length, num_known + num_right))
+        if num_rows:
+            self._take_forced()
+        num_taken, self._num_taken = self._num_taken, 0
+        return num_taken
+
+    def _propose(self) -> list[int]:
+        draft = self._lookup.draft(self._tokens, self._max_length - len(self._tokens) - 1)
+        try:
+            return self._gate.cut(draft)
+        except EngineError as error:
+            self.generation.fail(error)
+            return []
 
     def _draw(self, logits: npt.NDArray[np.float32], draft: list[int]) -> int:
+        """Take the token of each row while the draft is right; rows used."""
         for row, logits_row in enumerate(logits):
             if self.generation.is_done:
                 return row
             try:
-                token_id = self._sampler.sample(logits_row)
+                token_id = self._gate.next_forced()
+                if token_id is None:
+                    token_id = self._sampler.sample(logits_row, self._gate.allowed(logits_row.size))
+                else:
+                    self._sampler.count(token_id)
+                self._take(token_id)
             except EngineError as error:
                 self.generation.fail(error)
                 return row
-            self._take(token_id)
+            self._deliver()
             if row == len(draft) or token_id != draft[row]:
                 return row + 1
         return 0
 
+    def _take_forced(self) -> None:
+        """Take all that the grammar forces, without the model; one chunk."""
+        try:
+            while not self.generation.is_done and (token_id := self._gate.next_forced()) is not None:
+                self._sampler.count(token_id)
+                self._take(token_id)
+        except EngineError as error:
+            self.generation.fail(error)
+        self._deliver()
+
     def _take(self, token_id: int) -> None:
         self._tokens.append(token_id)
         self._undelivered.append(token_id)
+        self._num_taken += 1
         self.generation.count(completion=1)
         text, reason = self._read(token_id)
-        if text or reason is not None:
-            self.generation.deliver(Chunk(text, tuple(self._undelivered), reason))
+        self._text += text
+        if reason is not None:
+            self._deliver(reason)
+
+    def _deliver(self, reason: FinishReason | None = None) -> None:
+        if self._text or reason is not None:
+            self.generation.deliver(Chunk(self._text, tuple(self._undelivered), reason))
             self._undelivered.clear()
+            self._text = ""
 
     def _read(self, token_id: int) -> tuple[str, FinishReason | None]:
-        """The text that a token gives, and whether it ends the answer."""
+        """The text that a token gives, and whether it ends the answer: a grammar's end comes before a limit's."""
         if token_id in self._request.stop_token_ids:
             return self._assembler.finish(), "stop"
+        self._gate.take(token_id)
+        if self._gate.is_active:
+            self._assembler.ignore_stops()
         text = self._assembler.push(token_id)
+        if self._gate.is_finished:
+            return text + self._assembler.finish(), "stop"
         is_full = len(self._tokens) >= self._max_length
         if is_full:
             text += self._assembler.finish()
