@@ -100,3 +100,30 @@ def test_a_stream_gives_what_the_whole_gives(parts: list[str], borders: list[int
     whole = parse_answer(answer)
     assert (text, parser.tool_calls) == (whole.text, whole.tool_calls)
     assert text == text.strip()
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(parts=st.lists(pieces, max_size=12), borders=st.lists(st.integers(0, 400), max_size=20))
+def test_broken_calls_are_hidden_however_they_come(parts: list[str], borders: list[int]) -> None:
+    answer = "".join(parts)
+    places = sorted({0, len(answer), *(b % (len(answer) + 1) for b in borders)})
+    stream, whole = AnswerParser(hides_broken_calls=True), AnswerParser(hides_broken_calls=True)
+    text = "".join(stream.push(answer[a:b]) for a, b in itertools.pairwise(places)) + stream.finish()
+    assert text == whole.push(answer) + whole.finish()
+    assert (stream.tool_calls, stream.num_broken_calls) == (whole.tool_calls, whole.num_broken_calls)
+    assert stream.tool_calls == parse_answer(answer).tool_calls or stream.num_broken_calls
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "num_broken"),
+    [
+        ('Yes. <toolcall> {"name": "f", "arg', "Yes.", 1),
+        ('<toolcall> {"name": 3} </toolcall> Yes.', "Yes.", 1),
+        ('<toolcall>{"name": "f" <toolcall>{"name": "g"}</toolcall>', "", 1),
+        ("<toolcall> I would rather not. </toolcall>", "I would rather not.", 0),
+        ("A <toolcall>", "A", 0),
+    ],
+)
+def test_half_a_call_is_hidden_where_that_is_asked_for(answer: str, text: str, num_broken: int) -> None:
+    parser = AnswerParser(hides_broken_calls=True)
+    assert (parser.push(answer) + parser.finish(), parser.num_broken_calls) == (text, num_broken)

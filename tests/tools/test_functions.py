@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
@@ -190,6 +190,7 @@ def test_being_stopped_is_no_failure() -> None:
         tool(stop).call("{}")
 
 
+@settings(max_examples=50)
 @given(st.text())
 def test_any_text_as_arguments(text: str) -> None:
     try:

@@ -47,8 +47,15 @@ class AnswerParser:
     `<toolcall>` to its end.
     """
 
-    def __init__(self) -> None:
-        """Start an answer."""
+    def __init__(self, *, hides_broken_calls: bool = False) -> None:
+        """Start an answer.
+
+        Args:
+            hides_broken_calls: what begins like a call and is malformed or cut off is left out of the text, up to the
+                next marker; a player shall not hear half a call.
+        """
+        self._hides_broken_calls = hides_broken_calls
+        self._num_broken_calls = 0
         self._rest = ""
         self._space = ""
         self._has_spoken = False
@@ -58,6 +65,11 @@ class AnswerParser:
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """Complete calls so far."""
         return tuple(self._calls)
+
+    @property
+    def num_broken_calls(self) -> int:
+        """How many were hidden so far."""
+        return self._num_broken_calls
 
     def push(self, text: str) -> str:
         """Add a chunk; the spoken text that can be given out now."""
@@ -82,6 +94,13 @@ class AnswerParser:
                 if calls := _calls(after[:end]):
                     self._calls += calls
                     after = after[end:]
+                elif self._hides_broken_calls and _CALL_START.match(after):
+                    border = _MARKER.search(after)
+                    if border is None and not is_final:
+                        self._rest = self._rest[match.start() :]
+                        return spoken
+                    self._num_broken_calls += 1
+                    after = after[border.start() :] if border else ""
             self._rest = after
         border = len(self._rest) - (0 if is_final else _num_held(self._rest))
         spoken += self._rest[:border]

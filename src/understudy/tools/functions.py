@@ -98,10 +98,14 @@ class FunctionTool:
         fields = self.arguments.model_fields
         return {str(fields[key].alias): getattr(values, key) for key in fields if key in values.model_fields_set}
 
-    def invoke(self, values: Mapping[str, Any]) -> ToolResult:
+    def invoke(self, values: Mapping[str, Any], *, timeout_s: float | None = None) -> ToolResult:
         """Run the function on what `read` gave; an async one in an event loop of its own.
 
         An error of the function is logged with its traceback; the model is told its message.
+
+        Args:
+            values: by parameter.
+            timeout_s: an async function is stopped after so long; any other takes the time that it takes.
 
         Raises:
             ToolError: there is only a schema, or the function is async and this thread runs an event loop already.
@@ -109,10 +113,10 @@ class FunctionTool:
         value = self._guarded(lambda: self(**values))
         if not isinstance(value, ToolResult) and inspect.isawaitable(value):
             _check_no_loop(value, self.name)
-            value = asyncio.run(self._awaited(value))
+            value = asyncio.run(self._awaited(value, timeout_s))
         return value if isinstance(value, ToolResult) else self._guarded(lambda: ToolResult(text=_text(value)))
 
-    async def ainvoke(self, values: Mapping[str, Any]) -> ToolResult:
+    async def ainvoke(self, values: Mapping[str, Any], *, timeout_s: float | None = None) -> ToolResult:
         """Like `invoke`; an async function is awaited, any other runs in this thread.
 
         Raises:
@@ -120,7 +124,7 @@ class FunctionTool:
         """
         value = self._guarded(lambda: self(**values))
         if not isinstance(value, ToolResult) and inspect.isawaitable(value):
-            value = await self._awaited(value)
+            value = await self._awaited(value, timeout_s)
         return value if isinstance(value, ToolResult) else self._guarded(lambda: ToolResult(text=_text(value)))
 
     def call(self, arguments: str) -> str:
@@ -157,9 +161,10 @@ class FunctionTool:
             _logger.exception("The function %s failed.", self.name)
             return _failed(error)
 
-    async def _awaited(self, value: Awaitable[Any]) -> Any:
+    async def _awaited(self, value: Awaitable[Any], timeout_s: float | None) -> Any:
         try:
-            return await value
+            async with asyncio.timeout(timeout_s):
+                return await value
         except Exception as error:
             _logger.exception("The function %s failed.", self.name)
             return _failed(error)
@@ -204,7 +209,8 @@ def refusal(reason: str, *, status: ToolStatus = "refused", error: Exception | N
 def _failed(error: Exception) -> ToolResult:
     # str() of a KeyError is its key's repr.
     message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return refusal(message.strip() or type(error).__name__, status="failed", error=error)
+    unsaid = "It took too long." if isinstance(error, TimeoutError) else type(error).__name__
+    return refusal(message.strip() or unsaid, status="failed", error=error)
 
 
 def load_tools(spec: str) -> tuple[FunctionTool, ...]:
