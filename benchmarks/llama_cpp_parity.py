@@ -1,6 +1,6 @@
 """Compare greedy tokens with llama.cpp on the same GGUF: the embedded model as it is, and in Q4_0 and Q4_K.
 
-Run: python benchmarks/llama_cpp_parity.py [MODEL.gguf]      (needs llama-cpp-python: pip install 'understudy[peers]')
+Run: python benchmarks/llama_cpp_parity.py [MODEL.gguf]      (needs llama-cpp-python: pip install 'understudy[bench]')
 
 Ours is the compiled backend with a 16-bit KV cache; both round activations to 8 bits alike. Where the two part, the gap
 between the two best logits is printed. A sum in another order moves an activation across a rounding border here and

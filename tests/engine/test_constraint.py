@@ -200,7 +200,7 @@ def test_stop_strings_hold_in_free_text_only(lab: "Lab") -> None:
 
 class Broken(OneOf):
     def __init__(self, where: str) -> None:
-        super().__init__(["abc", "abd", "b"])
+        super().__init__(["abc", "abe", "b"])
         self.where = where
 
     def fail(self, where: str) -> None:

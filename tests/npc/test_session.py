@@ -119,7 +119,7 @@ def test_unreadable_places(tmp_path: Path) -> None:
     ("change", "problem"),
     [
         ({"format": "other"}, "is no saved conversation"),
-        ({"version": 2}, "has version 2"),
+        ({"version": 3}, "has version 3"),
         ({"version": "1"}, "has version '1'"),
         ({"world": "elsewhere"}, "was saved in the world 'elsewhere'"),
         ({"player": None}, "is damaged"),
