@@ -93,7 +93,7 @@ class SchemaMaker:
         simple: list[Callable[[], dict[str, Any]]] = [self.string, self.whole, self.number, self.one_of, self.plain]
         if depth == 0:
             return self.random.choice(simple)()
-        nested = [self.object, self.array, self.either, self.reference]
+        nested = [self.object, self.array, self.either, self.reference, self.combined]
         if self.random.random() < 0.4:
             return self.random.choice(simple)()
         return self.random.choice(nested)(depth - 1)
@@ -157,6 +157,20 @@ class SchemaMaker:
 
     def either(self, depth: int) -> dict[str, Any]:
         return {"anyOf": [self.value(depth) for _ in range(self.random.randint(1, 3))]}
+
+    def combined(self, depth: int) -> dict[str, Any]:
+        first = {"type": "object", "properties": {"a": self.value(depth)}, "required": ["a"]}
+        kinds = [{"type": "object", "properties": {"k": {"const": c}}, "required": ["k"]} for c in "xyz"]
+        properties = {"n": {"type": "integer"}, "m": {"type": "string", "maxLength": 3}}
+        return self.random.choice(
+            [
+                {"allOf": [first, {"properties": {"b": self.value(0)}}]},
+                {"oneOf": kinds},
+                {"type": "object", "properties": properties, "anyOf": [{"required": ["n"]}, {"required": ["m"]}]},
+                {"type": "object", "patternProperties": {"^x[a-c]{1,3}$": self.value(depth)}, "maxProperties": 3},
+                {"type": "object", "additionalProperties": self.value(depth), "minProperties": 1, "maxProperties": 2},
+            ]
+        )
 
     def reference(self, depth: int) -> dict[str, Any]:
         name = f"d{len(self.definitions)}"

@@ -25,7 +25,8 @@ from understudy.tools.grammar import (
 if TYPE_CHECKING:
     from conftest import SchemaMaker, Writer
 
-VALUES = re.compile(r'"(?:[^"\\]|\\.)*"|[-+.\deE]*\d')  # strings and numbers: JSON has several spellings of one value
+VALUES = re.compile(r'"(?:[^"\\]|\\.)*"|[-+.\deE]*\d')  # strings and numbers
+SPACED = re.compile(r"(?:[][{}]|[:,] |true|false|null)*")
 ROLL = {
     "type": "function",
     "function": {
@@ -46,9 +47,9 @@ def schemas_of(tools: list[dict[str, Any]]) -> dict[str, Any]:
     return {f["name"]: f.get("parameters", {"maxProperties": 0}) for f in functions}
 
 
-def shape(text: str) -> str:
-    """Its punctuation and white space."""
-    return VALUES.sub("", text)
+def is_json_dumps_style(text: str) -> bool:
+    """Whether it has white space where json.dumps writes it and nowhere else; JSON it is already."""
+    return SPACED.fullmatch(VALUES.sub("", text)) is not None
 
 
 def check_calls(text: str, tools: list[dict[str, Any]]) -> int:
@@ -56,8 +57,11 @@ def check_calls(text: str, tools: list[dict[str, Any]]) -> int:
     answer = parse_answer(text)
     begins = text.find("<toolcall>")
     lines = text[begins:].rstrip("\n").split("\n") if begins >= 0 else []
-    right = [f"<toolcall> {call_line(c)} </toolcall>" for c in answer.tool_calls]
-    assert [shape(line) for line in lines] == [shape(line) for line in right]
+    for line, call in zip(lines, answer.tool_calls, strict=True):
+        beginning, end = f'<toolcall> {{"name": "{call.name}", "arguments": {{', " </toolcall>"
+        assert line.startswith(beginning)
+        assert line.endswith(end)
+        assert is_json_dumps_style(line.removeprefix("<toolcall> ").removesuffix(end))
     for call in answer.tool_calls:
         jsonschema.validate(json.loads(call.arguments), schemas_of(tools)[call.name])
     return len(answer.tool_calls)
@@ -82,7 +86,7 @@ def check_schemas(writer: "Writer", makers: Iterator["SchemaMaker"], max_tokens:
         for text in finished(writer, json_schema_grammar(schema), range(number, number + 1), max_tokens=max_tokens):
             value = json.loads(text)
             jsonschema.Draft202012Validator(schema).validate(value)
-            assert shape(text) == shape(json.dumps(value))
+            assert is_json_dumps_style(text)
             num_finished += 1
     return num_finished
 
