@@ -1,9 +1,12 @@
 import json
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from understudy.engine import Chunk
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -103,3 +106,40 @@ def test_cards_and_worlds_of_ones_own(run: "Run", model_file: Path, tmp_path: Pa
         (tmp_path / name).write_text(json.dumps(value))
     result = run("chat", "--model", model_file, "--world", tmp_path, "--say", "Hi", "--max-tokens", 2)
     assert (result.code, result.err) == (0, "")
+
+
+def test_calls_and_results_are_shown(
+    run: "Run", model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inn.py").write_text("def ring(times: int) -> str:\n    return 'ding ' * times\n")
+    (tmp_path / "tools.json").write_text('[{"name": "open_gate"}]')
+    lines = [
+        'Wait. <toolcall> {"name": "ring", "arguments": {"times": 2}} </toolcall>',
+        "There.",
+        '<toolcall> {"name": "ring", "arguments": {}} </toolcall>',
+        "Hm.",
+        '<toolcall> {"name": "open_gate", "arguments": {"side": "[/b]"}} </toolcall>',
+    ]
+
+    def said(self: object) -> Generator[Chunk]:
+        yield Chunk(lines.pop(0), (), "stop")
+
+    monkeypatch.setattr("understudy.engine.Generation.__iter__", said)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    given = ("--tools", f"{tmp_path / 'inn.py'}:ring", "--tools", tmp_path / "tools.json")
+    result = run("chat", "--model", model_file, "--max-tokens", 2, *given, typed="Hi\nHo\nHa\n/why\n")
+    assert (result.code, result.err) == (0, "")
+    for shown in (
+        'Hettie Marlpit: Wait.\n  ring {"times": 2}\n  -> ding ding\nThere.\n',
+        '  -> invalid: {"ok":false,"reason":"times: Field required"}\nHm.\n',
+        '  open_gate {"side": "[/b]"}\n  not run: open_gate\n',
+    ):
+        assert shown in result.out
+
+
+@pytest.mark.parametrize("spec", ["nowhere.json", "no_such_module:f", "nowhere.py:f"])
+def test_tools_that_are_not_there(run: "Run", model_file: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    result = run("chat", "--model", model_file, "--tools", spec, "--say", "Hi")
+    assert result.code != 0
+    assert spec.rsplit(":", 1)[0] in result.err

@@ -1,14 +1,20 @@
+import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from understudy.engine import Chunk
 from understudy.errors import ContextLengthError, SaveError
 from understudy.npc.card import Card
 from understudy.npc.session import Session
 from understudy.npc.world import World
-from understudy.prompt import Conversation
+from understudy.prompt import Conversation, Message, ToolCall
+from understudy.tools.functions import tool
+from understudy.tools.loop import Spoken
 
 
 def count(conversation: Conversation) -> int:
@@ -146,3 +152,129 @@ def test_broken_saves(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(SaveError, match=r"no valid JSON|no saved conversation"):
         Session.load(path)
+
+
+class Actor:
+    """A model that says these lines, one an answer; it remembers what it was shown."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = list(lines)
+        self.shown: list[Conversation] = []
+        self.cancelled = 0
+        self.files = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=400))
+        self.count = count
+
+    def generate(self, talk: Conversation, *, sampling: object, max_tokens: int) -> Any:
+        self.shown.append(talk)
+        return Speech(self, self.lines.pop(0), count(talk))
+
+
+class Speech:
+    def __init__(self, actor: Actor, line: str, num_tokens: int) -> None:
+        self.actor, self.line = actor, line
+        self.usage = SimpleNamespace(prompt_tokens=num_tokens)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return (Chunk(self.line[n : n + 4], (), None) for n in range(0, len(self.line), 4))
+
+    def cancel(self) -> None:
+        self.actor.cancelled += 1
+
+
+@tool
+def rent_room(nights: int) -> str:
+    """Rent a room."""
+    return f"{nights} nights booked"
+
+
+CALL = '<toolcall> {"name": "rent_room", "arguments": {"nights": 2}} </toolcall>'
+
+
+def test_saying_a_line_runs_what_the_character_calls(hill: World, tmp_path: Path) -> None:
+    session = Session(hill.characters[0], hill, "Bren", tools=[rent_room])
+    actor, events = Actor("Wait. " + CALL, "The bed is yours.", "Again?"), []
+    pieces = list(session.say("A bed!", model=actor, on_event=events.append))
+    assert "".join(pieces) == "Wait.\nThe bed is yours."
+    assert len(pieces) > 3
+    assert [type(e).__name__ for e in events if not isinstance(e, Spoken)] == ["Called", "Returned", "Finished"]
+    assert [m.role for m in session.history] == ["user", "assistant", "tool", "assistant"]
+    assert session.history[2].content == "2 nights booked"
+    assert actor.shown[1].messages[1:] == tuple(session.history[:3])
+    assert [one["function"]["name"] for one in actor.shown[0].tools] == ["rent_room"]
+    assert session.num_prompt_tokens == count(actor.shown[1])
+    assert actor.cancelled == 2
+    session.save(tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text())["version"] == 2
+    again = Session.load(tmp_path / "a.json", world=hill, tools=[rent_room])
+    assert again.history == session.history
+    assert "".join(again.say("And now?", model=actor)) == "Again?"
+    assert [m.role for m in actor.shown[2].messages] == ["system", "user", "assistant", "tool", "assistant", "user"]
+    again.history = again.history[-2:]
+    again.save(tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text())["version"] == 1
+
+
+def test_whole_exchanges_go_first(hill: World) -> None:
+    session = Session(hill.characters[0], hill, tools=[rent_room])
+    for _ in range(3):
+        list(session.say("A bed!", model=Actor(CALL, "Yours.")))
+    fits = [session.conversation("now", max_prompt_tokens=n, count=count).messages[1:] for n in range(1, 30)]
+    assert {len(one) for one in fits} == {1, 5, 9, 13}
+    assert all(one[0].role == "user" for one in fits)
+
+
+def test_a_broken_history_is_not_shown(session: Session) -> None:
+    session.commit("Hello", "Good day")
+    broken = ToolCall(name="rent_room", arguments='{"nigh', id="a")
+    session.history += [Message(role="user", content="q"), Message(role="assistant", tool_calls=(broken,))]
+    shown = session.conversation("now", max_prompt_tokens=99, count=count).messages
+    assert [m.content for m in shown[1:]] == ["Hello", "Good day", "q", "now"]
+
+
+def test_a_dry_run_and_a_refusal(hill: World) -> None:
+    session = Session(hill.characters[0], hill, tools=[rent_room])
+    assert list(session.say("A bed!", model=Actor(CALL), is_dry_run=True)) == []
+    assert session.history == []
+    list(session.say("A bed!", model=Actor(CALL, "No."), refuse=lambda call, values: "Full."))
+    assert json.loads(session.history[2].content) == {"ok": False, "reason": "Full."}
+
+
+def test_leaving_early_keeps_what_was_done(hill: World) -> None:
+    session = Session(hill.characters[0], hill, tools=[rent_room])
+    pieces = session.say("A bed!", model=Actor(CALL, "The bed is yours."))
+    assert next(pieces) == "The"
+    pieces.close()
+    assert [m.content for m in session.history] == ["A bed!", "", "2 nights booked", "The"]
+
+
+def test_functions_of_the_world_need_the_card(hill: World) -> None:
+    world = dataclasses.replace(hill, tools=({"name": "rent_room"},))
+    ring = tool(lambda: "ding", name="ring")
+    card = dataclasses.replace(hill.characters[0], tools=("rent_room",))
+    assert Session(hill.characters[0], world, tools=[rent_room, ring]).offered_tools == (ring,)
+    assert Session(card, world, tools=[rent_room, ring]).offered_tools == (rent_room, ring)
+
+
+def test_a_line_too_long_is_refused_at_once(session: Session) -> None:
+    with pytest.raises(ContextLengthError):
+        session.say("long " * 500, model=Actor())
+    assert session.history == []
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "tool", "content": "x"},
+        {"role": "assistant", "content": "", "tool_calls": {}},
+        {"role": "assistant", "content": "", "tool_calls": [3]},
+        {"role": "assistant", "content": "", "tool_calls": [{"name": "a", "arguments": {}, "id": ""}]},
+        {"role": "assistant", "content": "", "tool_call_id": 3},
+    ],
+)
+def test_wrong_calls_in_a_save(session: Session, hill: World, tmp_path: Path, turn: dict[str, Any]) -> None:
+    path = tmp_path / "save.json"
+    session.save(path)
+    history = [{"role": "user", "content": "a"}, turn]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2, "history": history}))
+    with pytest.raises(SaveError, match='line 2 of "history"'):
+        Session.load(path, world=hill)

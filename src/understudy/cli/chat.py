@@ -4,7 +4,7 @@ import dataclasses
 import io
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +15,15 @@ from understudy.errors import ContextLengthError, RequestError, UnderstudyError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from understudy.engine import Generation, SamplingParams
+    from understudy.engine import SamplingParams
     from understudy.npc.model import Model
     from understudy.npc.session import Session
+    from understudy.tools.functions import FunctionTool
+    from understudy.tools.loop import Event
 
 __all__ = ["chat"]
 
+_MAX_SHOWN = 300
 _HELP = """/help         these lines
 /reset        forget the conversation
 /save FILE    write the conversation to a file
@@ -39,6 +42,7 @@ def chat(
     temperature: Annotated[float | None, typer.Option(help="0: always the likeliest word; 2: wild.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 120,
     backend: Annotated[str, typer.Option(help="What computes: auto, cpu (compiled) or reference (NumPy).")] = "auto",
+    tools: Annotated[list[str] | None, typer.Option(help="FILE.json, FILE.py:NAME or MODULE:NAME; repeatable.")] = None,
 ) -> None:
     """Talk with a character."""
     for stream in (sys.stdin, sys.stdout):  # a foreign character shows as "?", it does not end the conversation
@@ -51,15 +55,26 @@ def chat(
 
     place = load_world(world) if world else default_world()
     who = find_card(card, place) if card else place.characters[0]
+    functions = _load_tools(tools or [])
     with Model.load(model, backend=backend) as loaded:
         sampling = _sampling(loaded, seed, temperature)
-        talk = _Talk(loaded, Session(who, world=place, player=player), sampling, max_tokens)
+        talk = _Talk(loaded, Session(who, place, player, tools=functions), sampling, max_tokens)
         if say is not None:
             if not say.strip():
                 raise RequestError("--say is empty; give the line that the character shall answer.", param="say")
+            talk.on_event = _Page(_plain_console()).show
             print(talk.answer_whole(say))
             return
         _converse(talk)
+
+
+def _load_tools(specs: list[str]) -> "list[FunctionTool]":
+    if not specs:
+        return []
+    from understudy.tools.functions import load_tools
+
+    sys.path.insert(0, str(Path.cwd()))  # MODULE:NAME beside the game
+    return [tool for spec in specs for tool in load_tools(spec)]
 
 
 def _sampling(model: "Model", seed: int | None, temperature: float | None) -> "SamplingParams":
@@ -73,47 +88,68 @@ class _Talk:
     def __init__(self, model: "Model", session: "Session", sampling: "SamplingParams", max_tokens: int) -> None:
         self.model, self.session = model, session
         self._sampling, self._max_tokens = sampling, max_tokens
-        self.num_prompt_tokens = 0
+        self.on_event: Callable[[Event], None] | None = None
 
     @property
     def name(self) -> str:
         return self.session.card.name
 
     def answer_whole(self, line: str) -> str:
-        """The answer, once it is complete; committed to the session."""
+        """The answer, once it is complete; the session remembers it."""
         return "".join(self.answer(line))
 
     def answer(self, line: str) -> Generator[str]:
         """The answer as it comes; what is wrong with the line is raised at once."""
-        limit = self.model.files.config.max_position_embeddings
-        room = max(limit - self._max_tokens, limit // 2)  # the engine clamps an answer that may become too long
-        talk = self.session.conversation(line, max_prompt_tokens=room, count=self.model.count)
-        generation = self.model.generate(talk, sampling=self._sampling, max_tokens=self._max_tokens)
-        self.num_prompt_tokens = generation.usage.prompt_tokens
-        return self._spoken(line, generation)
+        return self.session.say(
+            line, model=self.model, sampling=self._sampling, max_tokens=self._max_tokens, on_event=self.on_event
+        )
 
-    def _spoken(self, line: str, generation: "Generation") -> Generator[str]:
-        from understudy.prompt import AnswerParser
 
-        parser = AnswerParser()
-        said: list[str] = []
-        try:
-            for chunk in generation:
-                said.append(parser.push(chunk.text))
-                yield said[-1]
-            said.append(parser.finish())
-            yield said[-1]
-        finally:
-            generation.cancel()
-            text = "".join(said).strip()
-            if text:
-                self.session.commit(line, text)
+class _Page:
+    """An answer on the screen; calls and results within it have lines of their own."""
+
+    def __init__(self, console: "Console", *, is_midline: bool = False) -> None:
+        self._console = console
+        self._is_midline = is_midline
+
+    def write(self, text: str) -> None:
+        text = text if self._is_midline else text.lstrip("\n")
+        if text:
+            self._console.out(text, end="", highlight=False)
+            self._is_midline = True
+
+    def show(self, event: "Event") -> None:
+        from understudy.tools.loop import Called, Finished, Returned
+
+        if isinstance(event, Called):
+            self._note(f"{event.call.name} {event.call.arguments}")
+        elif isinstance(event, Returned):
+            is_ok = event.result.status == "ok"
+            text = _one_line(event.result.text)
+            self._note(f"-> {text}" if is_ok else f"-> {event.result.status}: {text}", style="dim" if is_ok else "red")
+        elif isinstance(event, Finished) and event.calls:
+            self._note(f"not run: {', '.join(call.name for call in event.calls)}")
+
+    def _note(self, text: str, style: str = "dim") -> None:
+        if self._is_midline:
+            self._console.print()
+        self._console.print(f"  {text}", style=style)
+        self._is_midline = False
+
+
+def _one_line(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _MAX_SHOWN else f"{words[:_MAX_SHOWN]} ..."
+
+
+def _plain_console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _converse(talk: _Talk) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = _plain_console()
     _note(console, " ".join(talk.session.card.scenario.split()))
     _note(console, "/help lists the commands.")
     if greeting := talk.session.card.greeting(talk.session.player):
@@ -144,11 +180,13 @@ def _converse(talk: _Talk) -> None:
 
 
 def _stream(console: "Console", talk: _Talk, line: str) -> None:
+    page = _Page(console, is_midline=True)
+    talk.on_event = page.show
     pieces = talk.answer(line)
     try:
         _name(console, talk)
         for piece in pieces:
-            console.out(piece, end="", highlight=False)
+            page.write(piece)
             sys.stdout.flush()
     except KeyboardInterrupt:
         console.print(" (stopped)", style="dim", end="")
@@ -189,12 +227,12 @@ def _command(console: "Console", talk: _Talk, line: str) -> bool:
         talk.session.save(path)
         _note(console, f"Saved to {path}.")
     elif verb == "/load":
-        talk.session = Session.load(path, world=talk.session.world)
+        talk.session = Session.load(path, world=talk.session.world, tools=talk.session.tools)
         _note(console, f"Going on with {talk.name}, {len(talk.session.history)} lines so far.")
     elif verb == "/why":
         for found in talk.session.last_lore:
             console.out(f"{found.entry.title} (matched: {', '.join(found.matched_keys)})", highlight=False)
-        _note(console, f"{len(talk.session.last_lore)} passages, prompt of {talk.num_prompt_tokens} tokens")
+        _note(console, f"{len(talk.session.last_lore)} passages, prompt of {talk.session.num_prompt_tokens} tokens")
     else:
         _complain(console, f"There is no command {verb}; /help lists them.")
     return True

@@ -1,23 +1,39 @@
 """One conversation of a player with a character, and its file."""
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from understudy.errors import CardError, ContextLengthError, SaveError
 from understudy.npc.card import Card
 from understudy.npc.lore import Selected, select_lore
 from understudy.npc.world import World
-from understudy.prompt import Conversation, Message
+from understudy.prompt import Conversation, Message, ToolCall
+from understudy.prompt.template import tool_function
+from understudy.tools.functions import FunctionTool
+from understudy.tools.history import mend_history
+from understudy.tools.loop import Event, LoopLimits, Spoken, ToolLoop
+
+if TYPE_CHECKING:
+    from understudy.engine import Generation, SamplingParams
+    from understudy.npc.model import Model
 
 __all__ = ["Session"]
 
 _FORMAT = "understudy-session"
-_VERSION = 1
+# The second may hold calls and their results; a conversation without any is written as the first.
+_VERSIONS = (1, 2)
 _MAX_BYTES = 64 << 20
+_ROLES_AFTER = {
+    "": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "assistant", "tool"),
+    "tool": ("tool", "assistant", "user"),
+}
 
 
 class Session:
@@ -27,42 +43,146 @@ class Session:
         card: the character.
         world: where its lore is, if anywhere.
         player: what the character calls the player.
-        history: turns so far, player and character alternating.
+        tools: the game's functions.
+        history: turns so far: a line of the player, then what the character says, its calls and their results.
         last_lore: the passages of the last `conversation`.
+        num_prompt_tokens: length of the last prompt of `say`, in tokens.
     """
 
-    def __init__(self, card: Card, world: World | None = None, player: str = "traveller") -> None:
+    def __init__(
+        self,
+        card: Card,
+        world: World | None = None,
+        player: str = "traveller",
+        *,
+        tools: Sequence[FunctionTool] = (),
+    ) -> None:
         self.card = card
         self.world = world
         self.player = player
+        self.tools = tuple(tools)
         self.history: list[Message] = []
         self.last_lore: list[Selected] = []
+        self.num_prompt_tokens = 0
 
-    def conversation(self, line: str, *, max_prompt_tokens: int, count: Callable[[Conversation], int]) -> Conversation:
+    @property
+    def offered_tools(self) -> tuple[FunctionTool, ...]:
+        """The functions that the character may call: of those that its world has, the ones on its card."""
+        of_world = {tool_function(schema)["name"] for schema in self.world.tools} if self.world else set()
+        barred = of_world - set(self.card.tools)
+        return tuple(tool for tool in self.tools if tool.name not in barred)
+
+    def say(
+        self,
+        line: str,
+        *,
+        model: "Model",
+        sampling: "SamplingParams | None" = None,
+        max_tokens: int = 120,
+        limits: LoopLimits | None = None,
+        refuse: Callable[[ToolCall, Mapping[str, Any]], str | None] | None = None,
+        is_dry_run: bool = False,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Generator[str]:
+        """Say a line to the character: it may call functions, then it answers; all is remembered.
+
+        Args:
+            line: what the player says.
+            model: who plays the character.
+            sampling: how tokens are drawn; default: the model's own.
+            max_tokens: of each answer, in tokens.
+            limits: how much a turn may do.
+            refuse: may refuse a call before it is run; see `ToolLoop`.
+            is_dry_run: calls are shown to `on_event`, none is run.
+            on_event: is told of words, calls, results and the end as they come.
+
+        Returns:
+            The words, in pieces. Closing it early stops the model; what was said and done so far is remembered.
+
+        Raises:
+            ContextLengthError: the line is too long; at once, before anything is read from the generator.
+            RequestError: a sampling value is out of range; at once.
+            ToolError: two tools have one name; at once.
+        """
+        limit = model.files.config.max_position_embeddings
+        room = max(limit - max_tokens, limit // 2)  # the engine clamps an answer that may become too long
+
+        def start(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> "Generation":
+            talk = self.conversation(line, max_prompt_tokens=room, count=model.count, turn=turn, tools=schemas)
+            generation = model.generate(talk, sampling=sampling, max_tokens=max_tokens)
+            self.num_prompt_tokens = generation.usage.prompt_tokens
+            return generation
+
+        tools = self.offered_tools
+        loop = ToolLoop(tools, limits=limits, refuse=refuse, is_dry_run=is_dry_run)
+        begun = [start((), [tool.schema for tool in tools])]
+
+        def ask(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+            generation = begun.pop() if begun else start(turn, schemas)
+            try:
+                for chunk in generation:
+                    yield chunk.text
+            finally:
+                generation.cancel()
+
+        return self._take_turn(line, loop, ask, on_event)
+
+    def _take_turn(
+        self,
+        line: str,
+        loop: ToolLoop,
+        ask: Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], Iterable[str]],
+        on_event: Callable[[Event], None] | None,
+    ) -> Generator[str]:
+        try:
+            with contextlib.closing(loop.run(ask)) as events:
+                for event in events:
+                    if on_event:
+                        on_event(event)
+                    if isinstance(event, Spoken):
+                        yield event.text
+        finally:
+            if loop.messages:
+                self.history += [Message(role="user", content=line), *loop.messages]
+
+    def conversation(
+        self,
+        line: str,
+        *,
+        max_prompt_tokens: int,
+        count: Callable[[Conversation], int],
+        turn: Sequence[Message] = (),
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Conversation:
         """What to show the model for the player's next line; nothing is remembered until `commit`.
 
-        Where it does not fit, the oldest pairs of turns go first, then the weakest lore.
+        Where it does not fit, the oldest exchanges go first, then the weakest lore.
 
         Args:
             line: what the player says now.
             max_prompt_tokens: the budget, in tokens.
             count: length of a conversation's prompt, in tokens.
+            turn: what the character said and called since, and the results.
+            tools: schemas of functions to offer.
 
         Raises:
             ContextLengthError: the line with the system prompt alone is too long.
         """
         system = self._system()
-        recent = [message.content for message in self.history[-2:]]
+        history = mend_history(self.history)
+        starts = [n for n, message in enumerate(history) if message.role == "user"]
+        recent = [m.content for m in history[starts[-1] :] if m.role != "tool" and m.content] if starts else []
         lore = select_lore(self.world, self.card, line, history=recent)
 
-        def build(num_pairs: int) -> Conversation:
-            turns = self.history[len(self.history) - 2 * num_pairs :]
+        def build(num_exchanges: int) -> Conversation:
+            turns = history[starts[-num_exchanges] :] if num_exchanges else []
             return Conversation(
-                messages=(system, *turns, Message(role="user", content=line)),
+                messages=(system, *turns, Message(role="user", content=line), *turn),
+                tools=tuple(tools),
                 contexts=tuple(found.entry.text for found in lore),
             )
 
-        fewest, most = 0, len(self.history) // 2
+        fewest, most = 0, len(starts)
         best = build(most)
         if count(best) > max_prompt_tokens:
             best = build(0)
@@ -72,7 +192,7 @@ class Session:
                 lore.pop()
                 best = build(0)
             most -= 1
-            while fewest < most:  # the most pairs that fit
+            while fewest < most:  # the most exchanges that fit
                 middle = (fewest + most + 1) // 2
                 candidate = build(middle)
                 if count(candidate) <= max_prompt_tokens:
@@ -99,11 +219,11 @@ class Session:
         """
         document = {
             "format": _FORMAT,
-            "version": _VERSION,
+            "version": _VERSIONS[any(message.tool_calls or message.role == "tool" for message in self.history)],
             "world": self.world.id if self.world else None,
             "player": self.player,
             "card": self.card.to_json(),
-            "history": [{"role": message.role, "content": message.content} for message in self.history],
+            "history": [_saved(message) for message in self.history],
         }
         temporary = None
         try:
@@ -123,20 +243,21 @@ class Session:
             raise SaveError(f"Cannot save to {path}: {why}. Choose a file in a folder that exists.") from error
 
     @classmethod
-    def load(cls, path: Path, *, world: World | None = None) -> Self:
+    def load(cls, path: Path, *, world: World | None = None, tools: Sequence[FunctionTool] = ()) -> Self:
         """Read a saved conversation.
 
         Args:
             path: what `save` wrote.
             world: the world it was saved in; its lore is not in the file.
+            tools: the game's functions; they are not in the file.
 
         Raises:
             SaveError: the file is missing, broken, foreign, of another version, or of another world.
         """
         document = _read(path)
-        if document["version"] != _VERSION:
+        if document["version"] not in _VERSIONS:
             raise SaveError(
-                f"{path} has version {document['version']!r} of the format; this program reads version {_VERSION}. "
+                f"{path} has version {document['version']!r} of the format; this program reads up to {_VERSIONS[-1]}. "
                 "Use the program that saved it, or start anew."
             )
         saved_world, player, turns = document.get("world"), document.get("player"), document.get("history")
@@ -148,9 +269,13 @@ class Session:
             card = Card.from_json(document.get("card"), source=f"The card in {path}")
         except CardError as error:
             raise SaveError(f"{path} is damaged. {error}") from error
-        session = cls(card, world, player)
-        session.history = [_message(turn, number, path) for number, turn in enumerate(turns)]
-        if len(turns) % 2:
+        session = cls(card, world, player, tools=tools)
+        previous = ""
+        for number, turn in enumerate(turns):
+            message = _message(turn, number, path, roles=_ROLES_AFTER[previous])
+            session.history.append(message)
+            previous = message.role
+        if previous == "user":
             raise SaveError(f"{path} is damaged: its last line has no answer. Take it out.")
         return session
 
@@ -178,11 +303,36 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def _message(turn: Any, number: int, path: Path) -> Message:
-    role, other = ("assistant", "player's") if number % 2 else ("user", "character's")
-    if not isinstance(turn, dict) or turn.get("role") != role or not isinstance(turn.get("content"), str):
-        raise SaveError(
-            f'{path} is damaged: line {number + 1} of "history" must have role "{role}" and a text; '
-            f"it follows the {other} line."
-        )
-    return Message(role="assistant" if number % 2 else "user", content=turn["content"])
+def _saved(message: Message) -> dict[str, Any]:
+    saved: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        saved["tool_calls"] = [
+            {"id": call.id, "name": call.name, "arguments": call.arguments} for call in message.tool_calls
+        ]
+    if message.tool_call_id:
+        saved["tool_call_id"] = message.tool_call_id
+    return saved
+
+
+def _message(turn: Any, number: int, path: Path, *, roles: tuple[str, ...]) -> Message:
+    where = f'{path} is damaged: line {number + 1} of "history"'
+    if not isinstance(turn, dict) or turn.get("role") not in roles or not isinstance(turn.get("content"), str):
+        wanted = " or ".join(f'"{role}"' for role in roles)
+        raise SaveError(f"{where} must have role {wanted} and a text, after the line before it.")
+    calls, call_id = turn.get("tool_calls", []), turn.get("tool_call_id", "")
+    if not isinstance(calls, list) or not isinstance(call_id, str):
+        raise SaveError(f'{where}: "tool_calls" must be a list, "tool_call_id" a text.')
+    return Message(
+        role=turn["role"],
+        content=turn["content"],
+        tool_calls=tuple(_call(call, where) for call in calls),
+        tool_call_id=call_id,
+    )
+
+
+def _call(call: Any, where: str) -> ToolCall:
+    texts = {key: call.get(key) for key in ("name", "arguments", "id")} if isinstance(call, dict) else {}
+    found = {key: value for key, value in texts.items() if isinstance(value, str)}
+    if len(found) < len(ToolCall.__dataclass_fields__):
+        raise SaveError(f"{where}: a call must have a name, arguments and an id, each a text.")
+    return ToolCall(**found)
