@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from understudy.errors import ToolError
 from understudy.npc.model import Model
 from understudy.npc.session import Session
 from understudy.npc.world import default_world
@@ -39,7 +40,7 @@ class Inn:
         """Rent the player a bed at the Dry Boot."""
         taken = self._one("SELECT count(*) FROM rooms WHERE room = ?", room)
         if taken >= BEDS[room]:
-            raise ValueError("That room is taken.")
+            raise ToolError("That room is taken.")
         self.book.execute("INSERT INTO rooms VALUES (?, ?)", (room, nights))
         return {"ok": True, "room": room, "nights": nights, "beds_left": BEDS[room] - taken - 1}
 

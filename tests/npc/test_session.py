@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
-from understudy.engine import Chunk
+from understudy.engine import Chunk, Engine, SamplingParams
 from understudy.errors import ContextLengthError, SaveError
+from understudy.model.backends import open_backend
 from understudy.npc.card import Card
+from understudy.npc.model import Model
 from understudy.npc.session import Session
 from understudy.npc.world import World
-from understudy.prompt import Conversation, Message, ToolCall
+from understudy.prompt import Conversation, Message, Renderer, ToolCall
+from understudy.testing import tiny_model
 from understudy.tools.functions import tool
-from understudy.tools.loop import Spoken
+from understudy.tools.loop import Event, Finished, Returned, Spoken
 
 
 def count(conversation: Conversation) -> int:
@@ -164,7 +167,11 @@ class Actor:
         self.files = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=400))
         self.count = count
 
-    def generate(self, talk: Conversation, *, sampling: object, max_tokens: int) -> Any:
+    def call_constraint(self, schemas: object) -> object:
+        return ("constraint", schemas)
+
+    def generate(self, talk: Conversation, *, sampling: object, max_tokens: int, constraint: object) -> Any:
+        assert constraint in (None, ("constraint", list(talk.tools)), ("constraint", talk.tools))
         self.shown.append(talk)
         return Speech(self, self.lines.pop(0), count(talk))
 
@@ -278,3 +285,21 @@ def test_wrong_calls_in_a_save(session: Session, hill: World, tmp_path: Path, tu
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2, "history": history}))
     with pytest.raises(SaveError, match='line 2 of "history"'):
         Session.load(path, world=hill)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_random_models_calls_fit_their_schema(hill: World, seed: int) -> None:
+    files = tiny_model()
+    backend = open_backend(files.config, files.weights, "reference")
+    marker = files.tokenizer.special_id("<toolcall>")
+    assert marker is not None
+    sampling = SamplingParams(temperature=1.0, seed=seed, logit_bias={marker: 60.0})
+    events: list[Event] = []
+    session = Session(hill.characters[1], hill, tools=[rent_room])
+    engine = Engine(backend, files.tokenizer)
+    with Model(files=files, backend=backend, engine=engine, renderer=Renderer(files.tokenizer)) as model:
+        list(session.say("A bed!", model=model, sampling=sampling, max_tokens=90, on_event=events.append))
+    results = [event.result for event in events if isinstance(event, Returned)]
+    assert results
+    assert {result.status for result in results} == {"ok"}
+    assert isinstance(events[-1], Finished)

@@ -136,7 +136,6 @@ def test_results_as_text(value: object, text: str) -> None:
         (KeyError("silver"), "silver"),
         (ZeroDivisionError(), "ZeroDivisionError"),
         (RuntimeError("a\n  b" + "x" * 999), "a b" + "x" * 297 + " ..."),
-        (ToolError("The till is shut."), "The till is shut."),
     ],
 )
 @pytest.mark.parametrize("is_async", [False, True])
@@ -155,6 +154,19 @@ def test_an_error_of_the_game_is_data_and_is_logged(
     assert asyncio.run(failing.ainvoke({})).error is error
     assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [error, error]
     assert all(record.levelno == logging.ERROR and record.name.startswith("understudy.") for record in caplog.records)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_game_says_no_without_noise(is_async: bool, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> str:
+        raise ToolError("The till is shut.")
+
+    async def afail() -> str:
+        fail()
+        return ""
+
+    assert reason(tool(afail if is_async else fail).call("")) == "The till is shut."
+    assert caplog.records == []
 
 
 def test_a_result_that_is_no_json() -> None:

@@ -1,11 +1,14 @@
 """A loaded model that speaks: files, backend, engine and template behind one object."""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from understudy.engine import Backend, Engine, Generation, GenerationRequest, SamplingParams
+from understudy.engine.constraint import Constraint
 from understudy.model.backends import open_backend
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
@@ -16,6 +19,8 @@ from understudy.prompt import (
     stop_token_ids,
     visible_specials,
 )
+from understudy.tools.grammar import tool_grammar
+from understudy.tools.guidance import GuidanceVocabulary
 
 __all__ = ["Model"]
 
@@ -90,6 +95,28 @@ class Model:
         """Length of the prompt, in tokens."""
         return len(self.encode(conversation))
 
+    @functools.cached_property
+    def vocabulary(self) -> GuidanceVocabulary:
+        """The tokens as grammars see them; read when it is first asked for."""
+        tokenizer = self.files.tokenizer
+        return GuidanceVocabulary(
+            tokenizer,
+            vocab_size=self.files.config.vocab_size,
+            stop_token_ids=stop_token_ids(tokenizer, self.files.config.eos_token_id),
+        )
+
+    def call_constraint(self, tools: Sequence[Mapping[str, Any]]) -> Callable[[], Constraint]:
+        """Free words, but a call that the model opens names one of these functions and fits its schema.
+
+        Args:
+            tools: OpenAI function schemas; none forbids calls.
+
+        Raises:
+            RequestError: a schema cannot be held to; the message says which and why.
+        """
+        grammar = tool_grammar(tools, self.files.tokenizer, choice="auto" if tools else "none")
+        return self.vocabulary.compile(grammar)
+
     def generate(
         self,
         conversation: Conversation,
@@ -97,8 +124,16 @@ class Model:
         sampling: SamplingParams | None = None,
         max_tokens: int | None = None,
         stop: tuple[str, ...] = (),
+        constraint: Callable[[], Constraint] | None = None,
     ) -> Generation:
         """Start an answer.
+
+        Args:
+            conversation: what the model is shown.
+            sampling: how tokens are drawn; default: the model's own.
+            max_tokens: longest answer, in tokens.
+            stop: strings that end the text.
+            constraint: what the answer must follow, e.g. `call_constraint`'s; default: nothing.
 
         Raises:
             ContextLengthError: the prompt is longer than the model's context.
@@ -112,5 +147,6 @@ class Model:
             stop=stop,
             stop_token_ids=stop_token_ids(tokenizer, self.files.config.eos_token_id),
             visible_specials=visible_specials(tokenizer),
+            constraint=constraint,
         )
         return self.engine.submit(request)

@@ -101,19 +101,21 @@ class Session:
 
         Raises:
             ContextLengthError: the line is too long; at once, before anything is read from the generator.
-            RequestError: a sampling value is out of range; at once.
+            RequestError: a sampling value is out of range, or a schema of a tool cannot be held to; at once.
             ToolError: two tools have one name; at once.
         """
         limit = model.files.config.max_position_embeddings
         room = max(limit - max_tokens, limit // 2)  # the engine clamps an answer that may become too long
 
+        tools = self.offered_tools
+
         def start(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> "Generation":
             talk = self.conversation(line, max_prompt_tokens=room, count=model.count, turn=turn, tools=schemas)
-            generation = model.generate(talk, sampling=sampling, max_tokens=max_tokens)
+            constraint = model.call_constraint(schemas) if tools else None
+            generation = model.generate(talk, sampling=sampling, max_tokens=max_tokens, constraint=constraint)
             self.num_prompt_tokens = generation.usage.prompt_tokens
             return generation
 
-        tools = self.offered_tools
         loop = ToolLoop(tools, limits=limits, refuse=refuse, is_dry_run=is_dry_run)
         begun = [start((), [tool.schema for tool in tools])]
 

@@ -101,7 +101,8 @@ class FunctionTool:
     def invoke(self, values: Mapping[str, Any], *, timeout_s: float | None = None) -> ToolResult:
         """Run the function on what `read` gave; an async one in an event loop of its own.
 
-        An error of the function is logged with its traceback; the model is told its message.
+        An error of the function is logged with its traceback; the model is told its message. A ToolError is how the
+        game says no: it is told, and not logged.
 
         Args:
             values: by parameter.
@@ -157,6 +158,8 @@ class FunctionTool:
             return run()
         try:
             return run()
+        except ToolError as error:
+            return _failed(error)
         except Exception as error:
             _logger.exception("The function %s failed.", self.name)
             return _failed(error)
@@ -165,6 +168,8 @@ class FunctionTool:
         try:
             async with asyncio.timeout(timeout_s):
                 return await value
+        except ToolError as error:
+            return _failed(error)
         except Exception as error:
             _logger.exception("The function %s failed.", self.name)
             return _failed(error)
