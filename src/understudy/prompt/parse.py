@@ -95,12 +95,12 @@ class AnswerParser:
                     self._calls += calls
                     after = after[end:]
                 elif self._hides_broken_calls and _CALL_START.match(after):
-                    border = _MARKER.search(after)
-                    if border is None and not is_final:
+                    marker = _MARKER.search(after)
+                    if marker is None and not is_final:
                         self._rest = self._rest[match.start() :]
                         return spoken
                     self._num_broken_calls += 1
-                    after = after[border.start() :] if border else ""
+                    after = after[marker.start() :] if marker else ""
             self._rest = after
         border = len(self._rest) - (0 if is_final else _num_held(self._rest))
         spoken += self._rest[:border]
