@@ -73,4 +73,4 @@ def _train(recipe: MakeRecipe, data: Path, before: str, context: StageContext) -
         objective=Distillation(teacher, DistillationRecipe(), student=files.config),
         around=lambda model: quantization_aware(model, plan, importance.channels, every=1),
     )
-    export_model(context, trainer, made_by={**dataclasses.asdict(training), "aware_of": plan.name})
+    export_model(context, trainer, more={"aware_of": plan.name})

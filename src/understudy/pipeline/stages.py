@@ -213,7 +213,7 @@ def _teacher(run: _Run, context: StageContext) -> None:
         raise RecipeError("the teacher has no shape")
     training = run.recipe.training(part, name="teacher", model=shape)
     trainer = train_model(context, training, data=run.data, tokenizer=_tokenizer_of(context), start=start)
-    export_model(context, trainer, made_by=dataclasses.asdict(training))
+    export_model(context, trainer)
 
 
 def _importance(run: _Run, part: TrainingPart, context: StageContext) -> None:
@@ -277,7 +277,7 @@ def _distil(run: _Run, context: StageContext) -> None:
         start=student,
         objective=_objective(run, files, student.config),
     )
-    export_model(context, trainer, made_by={**dataclasses.asdict(training), "distillation": dict(part.options)})
+    export_model(context, trainer, more={"distillation": dict(part.options)})
     candidates = context.inputs["candidates"]
     for name in ("candidates.json", "candidates.png"):
         shutil.copy(candidates / name, context.folder / name)
@@ -289,7 +289,7 @@ def _finetune(run: _Run, before: str, context: StageContext) -> None:
     start = load_model(model_of(context.inputs[before]))
     training = run.recipe.training(part, name="finetuned", model=start.config)
     trainer = train_model(context, training, data=run.data, tokenizer=start.tokenizer, start=start)
-    export_model(context, trainer, made_by=dataclasses.asdict(training))
+    export_model(context, trainer)
 
 
 def _tokenizer_of(context: StageContext) -> Tokenizer:

@@ -13,6 +13,7 @@ from understudy.model.checkpoint import LoadedModel
 from understudy.pipeline.stage import StageContext
 from understudy.tokenizer import Tokenizer
 from understudy.training.curve import draw_curve
+from understudy.training.export import resolved_recipe
 from understudy.training.folder import write_folder, write_json
 from understudy.training.lora import merge_lora
 from understudy.training.model import NemotronLM, to_hf_tensors
@@ -24,6 +25,7 @@ __all__ = ["MODEL", "export_model", "locate_model", "model_of", "train_model"]
 
 MODEL = "model"
 _LOCATION = "location.json"
+_RUN = "run"
 
 
 def model_of(folder: Path) -> Path:
@@ -53,7 +55,7 @@ def train_model(
     tokenizer: Tokenizer,
     start: LoadedModel | None = None,
     objective: Objective | None = None,
-    name: str = "run",
+    name: str = _RUN,
     settings: Mapping[str, Any] | None = None,
     around: Callable[[NemotronLM], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Trainer:
@@ -98,14 +100,21 @@ def train_model(
     return trainer
 
 
-def export_model(context: StageContext, trainer: Trainer, *, name: str = "run", made_by: Mapping[str, Any]) -> None:
-    """Write a trained model, its curve and its figures into the stage's folder."""
+def export_model(context: StageContext, trainer: Trainer, *, more: Mapping[str, Any] | None = None) -> None:
+    """Write a trained model, its curve and its figures into the stage's folder.
+
+    Args:
+        context: of the stage.
+        trainer: at its last step.
+        more: what the training's recipe does not say of how it was made.
+    """
     if trainer.recipe.lora:
         merge_lora(trainer.model)
     tensors = to_hf_tensors(trainer.model)
-    metadata = {"understudy.recipe": json.dumps(made_by, sort_keys=True, default=dict)}
+    made_by = {**json.loads(resolved_recipe(trainer.recipe, trainer.step)), **(more or {})}
+    metadata = {"understudy.recipe": json.dumps(made_by, sort_keys=True)}
     write_folder(context.folder / MODEL, trainer.recipe.model, tensors, trainer.tokenizer, metadata=metadata)
-    run = context.work / name
+    run = context.work / _RUN
     draw_curve(run, context.folder / "curve.png")
     for csv in ("losses.csv", "evaluations.csv"):
         if (run / csv).exists():

@@ -63,8 +63,10 @@ def read_checkpoint(run: Path, *, step: int | None = None) -> dict[str, Any]:
 
 
 def resolved_recipe(recipe: Recipe, steps: int) -> str:
-    """The recipe with all its defaults, as JSON."""
-    return json.dumps({**dataclasses.asdict(recipe), "trained_steps": steps}, sort_keys=True, default=dict)
+    """The recipe with all its defaults, as JSON; not where on this machine it was run."""
+    resolved = {**dataclasses.asdict(recipe), "trained_steps": steps}
+    del resolved["output"]
+    return json.dumps(resolved, sort_keys=True, default=dict)
 
 
 def export_model(
