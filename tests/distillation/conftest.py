@@ -1,6 +1,5 @@
 """A folder of stories, a tiny teacher, and recipes for tiny students, all with one token a byte."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,20 +9,14 @@ from understudy.distillation.objective import Distillation
 from understudy.distillation.recipe import DistillationRecipe
 from understudy.distillation.teacher import LocalTeacher, Teacher
 from understudy.model.checkpoint import LoadedModel
-from understudy.testing import byte_tokenizer, tiny_config, tiny_model
+from understudy.testing import byte_tokenizer, tiny_config, tiny_model, write_stories
 from understudy.training.recipe import OptimizerRecipe, Recipe, SourceRecipe, StageRecipe
 from understudy.training.trainer import Trainer
-
-STORY = "The fox ran over the hill. The hen looked up and said: good evening, fox. Nobody was hungry that day.\n\n"
 
 
 @pytest.fixture(scope="session")
 def stories(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stories")
-    (folder / "pretrain").mkdir()
-    records = [{"title": f"Tale {n}", "text": STORY * (3 + n % 4)} for n in range(8)]
-    (folder / "pretrain" / "storybooks_ccby.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    return folder
+    return write_stories(tmp_path_factory.mktemp("stories"), count=8)
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,19 @@
 """A small corpus folder and a recipe, made afresh, so that training tests need no downloads."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from understudy.model.config import NemotronConfig
+from understudy.testing import write_stories
 from understudy.tokenizer import Tokenizer
 from understudy.training.recipe import OptimizerRecipe, Recipe, SourceRecipe, StageRecipe
 from understudy.training.tokenizer import recipe_tokenizer
 
-STORY = "The fox ran over the hill. The hen looked up and said: good evening, fox. Nobody was hungry that day.\n\n"
-
 
 @pytest.fixture(scope="session")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpora")
-    (folder / "pretrain").mkdir()
-    stories = [{"title": f"Tale {n}", "text": STORY * (3 + n % 4)} for n in range(40)]
-    (folder / "pretrain" / "storybooks_ccby.jsonl").write_text("\n".join(map(json.dumps, stories)), encoding="utf-8")
-    return folder
+    return write_stories(tmp_path_factory.mktemp("corpora"), count=40)
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,18 @@
 """The last steps of a model with its weights as the file will hold them (quantization-aware distillation)."""
 
-import dataclasses
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from understudy.distillation.objective import Distillation
 from understudy.distillation.recipe import DistillationRecipe
-from understudy.distillation.teacher import LocalTeacher
 from understudy.model.checkpoint import load_model
 from understudy.pipeline.estimate import estimate_training
 from understudy.pipeline.recipe import MakeRecipe
 from understudy.pipeline.stage import Estimate, Stage, StageContext
-from understudy.pipeline.training import export_model, model_of, train_model
+from understudy.pipeline.training import export_model, model_of, teacher_beside, train_model
 from understudy.quantization.aware import quantization_aware
 from understudy.quantization.calibration import CalibrationOptions, calibrate
 from understudy.quantization.plan import named_plan
-from understudy.training.precision import has_fast_bf16
 
 __all__ = ["aware_stage"]
 
@@ -36,9 +31,6 @@ def aware_stage(recipe: MakeRecipe, data: Path, *, before: str) -> Stage:
     assert part is not None
     shape, plan = recipe.any_shape(), recipe.quantization
     training = recipe.training(part, name="aware", model=shape)
-    settings = {
-        k: v for k, v in dataclasses.asdict(training).items() if k not in ("model", "output", "checkpoint_every")
-    }
 
     def estimate(_: Path) -> Estimate:
         return estimate_training(training, teacher=shape)
@@ -46,7 +38,12 @@ def aware_stage(recipe: MakeRecipe, data: Path, *, before: str) -> Stage:
     return Stage(
         name="aware",
         needs=(before,),
-        settings={**settings, "plan": plan.plans[0], "samples": plan.samples, "calibration": plan.calibration},
+        settings={
+            **recipe.settings(part),
+            "plan": plan.plans[0],
+            "samples": plan.samples,
+            "calibration": plan.calibration,
+        },
         run=partial(_train, recipe, data, before),
         estimate=estimate,
     )
@@ -61,8 +58,6 @@ def _train(recipe: MakeRecipe, data: Path, before: str, context: StageContext) -
     )
     importance = calibrate(files, options, context.work / "calibration.safetensors")
     plan = named_plan(quantization.plans[0], files.config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = LocalTeacher(files, device=device, dtype="bfloat16" if has_fast_bf16(device) else "float32")
     training = recipe.training(part, name="aware", model=files.config)
     trainer = train_model(
         context,
@@ -70,7 +65,7 @@ def _train(recipe: MakeRecipe, data: Path, before: str, context: StageContext) -
         data=data,
         tokenizer=files.tokenizer,
         start=files,
-        objective=Distillation(teacher, DistillationRecipe(), student=files.config),
+        objective=Distillation(teacher_beside(files), DistillationRecipe(), student=files.config),
         around=lambda model: quantization_aware(model, plan, importance.channels, every=1),
     )
     export_model(context, trainer, more={"aware_of": plan.name})

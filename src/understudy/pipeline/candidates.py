@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.errors import RecipeError
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.config import NemotronConfig
 from understudy.pipeline.recipe import MakeRecipe, PruningRecipe
@@ -111,7 +110,7 @@ def search(
     """
     pruning, part = recipe.pruning, recipe.distillation
     assert pruning is not None
-    aggregation = Aggregation(batch=_reduction(pruning.batch), sequence=_reduction(pruning.sequence))
+    aggregation = pruning.aggregation()
     shapes = candidate_shapes(parent.config, pruning)
     if part is None or not part.has_stages:
         shapes = shapes[:1]  # nothing to rank them by: the nearest to the teacher's proportions
@@ -180,12 +179,6 @@ def _brief(training: Recipe, steps: int) -> Recipe:
     """The first stage alone, for so many steps; evaluated and saved at its end."""
     stage = dataclasses.replace(training.stages[0], steps=steps)
     return dataclasses.replace(training, stages=(stage,), evaluate_every=steps, checkpoint_every=max(1, steps // 4))
-
-
-def _reduction(name: str) -> Any:
-    if name not in ("mean", "l2", "var"):
-        raise RecipeError(f"[pruning]: {name!r} is no aggregation; choose mean, l2 or var.")
-    return name
 
 
 def _draw(tried: Sequence[_Tried], best: _Tried, target: Path) -> None:

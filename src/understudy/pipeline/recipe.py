@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from understudy.data.lookup.generate import content_hash
 from understudy.distillation.recipe import DistillationRecipe
-from understudy.errors import ModelFileError, RecipeError
+from understudy.errors import DataError, ModelFileError, RecipeError
 from understudy.model.checkpoint import load_model
 from understudy.model.config import NemotronConfig
+from understudy.pruning.importance import Aggregation, Reduction
 from understudy.quantization.plan import PLANS, parse_bytes
 from understudy.training.recipe import Recipe, SourceRecipe, parse_recipe
 
@@ -44,8 +46,8 @@ class PruningRecipe:
     candidate_steps: int = 100
     samples: int = 128
     length: int = 256
-    batch: str = "l2"
-    sequence: str = "mean"
+    batch: Reduction = "l2"
+    sequence: Reduction = "mean"
     vocabulary: bool = False
     depth: bool = True
 
@@ -54,9 +56,14 @@ class PruningRecipe:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise RecipeError(f"[pruning]: {name} must be a whole number from 1 up, got {value!r}.")
-        for name in ("batch", "sequence"):
-            if getattr(self, name) not in ("mean", "l2", "var"):
-                raise RecipeError(f"[pruning]: {name} must be mean, l2 or var, got {getattr(self, name)!r}.")
+        try:
+            self.aggregation()
+        except DataError as error:
+            raise RecipeError(f"[pruning]: {error}") from error
+
+    def aggregation(self) -> Aggregation:
+        """How activations become scores."""
+        return Aggregation(batch=self.batch, sequence=self.sequence)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,6 +181,16 @@ class MakeRecipe:
             "source": [source for source in self.sources if source.get("name") in named],
         }
         return parse_recipe(raw, f"the recipe's [{name}]")
+
+    def settings(self, part: TrainingPart) -> dict[str, Any]:
+        """All that decides what a training makes: the same settings, the same model."""
+        training = self.training(part, name=self.name, model=self.any_shape())
+        settings = dataclasses.asdict(training)
+        for key in ("model", "output", "checkpoint_every"):
+            del settings[key]
+        if any(source.kind == "lookup" for source in training.sources):
+            settings["look-ups"] = content_hash()
+        return {**settings, "options": dict(part.options)}
 
     def any_shape(self) -> NemotronConfig:
         """The teacher's shape, as the recipe or its checkpoint has it."""

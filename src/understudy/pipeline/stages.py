@@ -7,14 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from understudy.data.catalogue import check_file, sources_of
-from understudy.data.lookup.generate import content_hash
 from understudy.distillation.objective import Distillation
 from understudy.distillation.recipe import DistillationRecipe
-from understudy.distillation.teacher import LocalTeacher, vocabulary_hash
+from understudy.distillation.teacher import vocabulary_hash
 from understudy.errors import DataError, RecipeError
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.config import NemotronConfig
@@ -23,7 +21,7 @@ from understudy.pipeline.candidates import candidate_shapes, search
 from understudy.pipeline.estimate import estimate_pass, estimate_training
 from understudy.pipeline.recipe import MakeRecipe, TrainingPart
 from understudy.pipeline.stage import Estimate, Stage, StageContext
-from understudy.pipeline.training import export_model, locate_model, model_of, train_model
+from understudy.pipeline.training import export_model, locate_model, model_of, teacher_beside, train_model
 from understudy.pipeline.vocabulary import vocabulary_stage
 from understudy.pruning.importance import load_importance, measure_importance
 from understudy.tokenizer import Tokenizer
@@ -31,7 +29,6 @@ from understudy.training.calibration import draw_batches
 from understudy.training.corpus import open_corpus
 from understudy.training.folder import write_json
 from understudy.training.objective import Objective
-from understudy.training.precision import has_fast_bf16
 from understudy.training.tokenizer import recipe_tokenizer
 
 __all__ = ["training_stages"]
@@ -51,16 +48,6 @@ class _Run:
         """The stage whose model is cut and teaches."""
         pruning = self.recipe.pruning
         return "vocabulary" if pruning is not None and pruning.vocabulary else "teacher"
-
-    def settings(self, part: TrainingPart) -> dict[str, Any]:
-        """What of the recipe decides a training."""
-        training = self.recipe.training(part, name=self.recipe.name, model=self.recipe.any_shape())
-        settings = dataclasses.asdict(training)
-        for key in ("model", "output", "checkpoint_every"):
-            del settings[key]
-        if any(source.kind == "lookup" for source in training.sources):
-            settings["look-ups"] = content_hash()
-        return {**settings, "options": dict(part.options)}
 
 
 def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
@@ -82,7 +69,7 @@ def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
             name="teacher",
             needs=("data", "tokenizer"),
             settings={
-                **({} if teacher_is_given else run.settings(recipe.teacher)),
+                **({} if teacher_is_given else run.recipe.settings(recipe.teacher)),
                 "model": dataclasses.asdict(recipe.model) if recipe.model else None,
                 "start": str(recipe.teacher.start) if teacher_is_given else None,
             },
@@ -102,7 +89,7 @@ def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
             Stage(
                 name="student",
                 needs=(run.parent, "candidates"),
-                settings=run.settings(recipe.distillation),
+                settings=run.recipe.settings(recipe.distillation),
                 run=partial(_distil, run),
                 estimate=lambda root: _training_estimate(run, recipe.distillation, root, distils=True),
             )
@@ -113,7 +100,7 @@ def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
             Stage(
                 name="finetuned",
                 needs=(last,),
-                settings=run.settings(recipe.finetune),
+                settings=run.recipe.settings(recipe.finetune),
                 run=partial(_finetune, run, last),
                 estimate=lambda root: _training_estimate(run, recipe.finetune, root),
             )
@@ -170,7 +157,10 @@ def _pruning_stages(run: _Run) -> list[Stage]:
         Stage(
             name="candidates",
             needs=(run.parent, "importance"),
-            settings={"pruning": dataclasses.asdict(pruning), "distillation": run.settings(brief) if brief else None},
+            settings={
+                "pruning": dataclasses.asdict(pruning),
+                "distillation": run.recipe.settings(brief) if brief else None,
+            },
             run=partial(_candidates, run),
             estimate=partial(_candidates_estimate, run),
         ),
@@ -334,8 +324,5 @@ def _objective(run: _Run, teacher: LoadedModel, student: NemotronConfig) -> Obje
     """The distillation's loss; the teacher stays in this process."""
     part = run.recipe.distillation
     options: dict[str, Any] = dict(part.options) if part else {}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = "bfloat16" if has_fast_bf16(device) else "float32"
     vocabulary = vocabulary_hash(teacher.tokenizer.definition)
-    asked = LocalTeacher(teacher, device=device, dtype=dtype)
-    return Distillation(asked, DistillationRecipe(**options), student=student, vocabulary=vocabulary)
+    return Distillation(teacher_beside(teacher), DistillationRecipe(**options), student=student, vocabulary=vocabulary)

@@ -8,6 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from understudy.distillation.teacher import LocalTeacher
 from understudy.errors import DataError
 from understudy.model.checkpoint import LoadedModel
 from understudy.pipeline.stage import StageContext
@@ -18,10 +21,11 @@ from understudy.training.folder import write_folder, write_json
 from understudy.training.lora import merge_lora
 from understudy.training.model import NemotronLM, to_hf_tensors
 from understudy.training.objective import Objective
+from understudy.training.precision import has_fast_bf16
 from understudy.training.recipe import Recipe
 from understudy.training.trainer import Trainer
 
-__all__ = ["MODEL", "export_model", "locate_model", "model_of", "train_model"]
+__all__ = ["MODEL", "export_model", "locate_model", "model_of", "teacher_beside", "train_model"]
 
 MODEL = "model"
 _LOCATION = "location.json"
@@ -45,6 +49,12 @@ def model_of(folder: Path) -> Path:
 def locate_model(folder: Path, path: Path) -> None:
     """Make a stage's model one that lies elsewhere, such as a published checkpoint of many gigabytes."""
     write_json(folder / _LOCATION, {"model": str(path.resolve())})
+
+
+def teacher_beside(files: LoadedModel) -> LocalTeacher:
+    """A frozen model in this process, on its fastest device and in its fastest type."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return LocalTeacher(files, device=device, dtype="bfloat16" if has_fast_bf16(device) else "float32")
 
 
 def train_model(

@@ -78,7 +78,6 @@ class PersonaKit:
             rng: the source of chance.
         """
         self._rng = rng
-        self._words = MAX_WORDS
         self._names = slots.names
         self._role: Maker = slots.maker("role", {}, "prompts.json")
         self.facts = tuple(fact for fact, _ in load_facts(folder / "facts_persona.json", slots))
@@ -118,24 +117,24 @@ class PersonaKit:
         """
         rng = self._rng
         if most > 3 and rng.random() < _LONG_SHARE:
-            least, most, self._words = most, 14, _LONG_WORDS
+            least, most, max_words = most, 14, _LONG_WORDS
         else:
-            self._words = MAX_WORDS
+            max_words = MAX_WORDS
         name, first = self._names.parts()
         role, place = self._role(), self._names.place()
         full = {"name": name, "first": first, "role": role, "place": place}
         shape = rng.random()
         if shape < 0.14:
             one = Character({}, style=self._style())
-            self._card(one, full, self._pick(least, most))
+            self._card(one, full, self._pick(least, most), max_words)
         else:
             kind = self._third if shape < 0.28 else self._orders if shape < 0.43 else self._openings
             opening = self._names.choice(kind)
             env = {slot: full[slot] for slot in (*opening.needs, "name", "first")}
             one = Character(env, style=self._style())
-            self._flow(one, opening, kind is self._third, self._pick(least, most))
+            self._flow(one, opening, kind is self._third, self._pick(least, most), max_words)
             if kind is self._openings and rng.random() < 0.6:
-                self._portrait(one)
+                self._portrait(one, max_words)
         tail = self._tail(one, extra)
         if tail:
             one.system += ("\n" if "\n" in one.system else " ") + tail
@@ -188,13 +187,13 @@ class PersonaKit:
         one.stated.append(Stated(fact, env, list(fact.asks)))
         return sentence_case(template.render(env))
 
-    def _flow(self, one: Character, opening: Template, third: bool, facts: list[Fact]) -> None:
+    def _flow(self, one: Character, opening: Template, third: bool, facts: list[Fact], max_words: int) -> None:
         lines = [sentence_case(opening.render(one.env))]
         about = third or (opening.source.startswith("Play") and self._rng.random() < 0.4)
         words = len(lines[0].split())
         for fact in facts:
             wordings = fact.third if about and fact.third else () if third else fact.statements
-            line = self._state(one, fact, wordings) if wordings and words < self._words - 20 else None
+            line = self._state(one, fact, wordings) if wordings and words < max_words - 20 else None
             if line:
                 lines.append(line)
                 words += len(line.split())
@@ -203,7 +202,7 @@ class PersonaKit:
             lines.append(end.render(one.env) if end else "")
         one.system = (" " if self._rng.random() < 0.93 else "\n").join(line for line in lines if line)
 
-    def _portrait(self, one: Character) -> None:
+    def _portrait(self, one: Character, max_words: int) -> None:
         """Adds sentences of hand-written cards, of which nobody asks: a prompt as `prompt.persona_prompt` writes it."""
         rng = self._rng
         lines = one.system.split(". ")
@@ -213,11 +212,11 @@ class PersonaKit:
         for key, chance in (("traits", 0.6), ("speech", 0.6), ("meetings", 0.5)):
             line = rng.choice(self.background[key])
             if rng.random() < chance and len(one.system.split()) + len(line.split()) < max(
-                self._words, MAX_PORTRAIT_WORDS
+                max_words, MAX_PORTRAIT_WORDS
             ):
                 one.system += f" {line}"
 
-    def _card(self, one: Character, full: dict[str, str], facts: list[Fact]) -> None:
+    def _card(self, one: Character, full: dict[str, str], facts: list[Fact], max_words: int) -> None:
         rng = self._rng
         card = self._names.choice(self._cards)
         keep = [card[0]] + [line for line in card[1:] if rng.random() < 0.75]
@@ -227,7 +226,7 @@ class PersonaKit:
         mark = "- " if lines[0].startswith("- ") else ""
         for fact in facts:
             line = self._state(one, fact, fact.fields) if fact.fields else None
-            if line and sum(len(text.split()) for text in lines) < self._words - 20:
+            if line and sum(len(text.split()) for text in lines) < max_words - 20:
                 lines.append(mark + line)
             elif line:
                 one.stated.pop()
