@@ -15,7 +15,7 @@ from understudy.data.lookup.names import NameMaker
 __all__ = ["Recaster", "lower_case_words"]
 
 _WORD = re.compile(r"\b(?:([Aa]n?) )?([A-Za-z]+(?:-[A-Za-z]+)*|\d+)\b")
-_MAX_TRIES = 8
+_NAMES = 4  # invented names or large numbers to choose from
 _UNITS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TEENS = (
     *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
@@ -78,8 +78,7 @@ class Recaster:
             article, word = match.group(1), match.group(2)
             low = word.lower()
             if low not in known:
-                tries = (self._other(word) for _ in range(_MAX_TRIES))
-                known[low] = next((new for new in tries if new.lower() == low or new.lower() not in used), word)
+                known[low] = self._other(word, used)
                 used.add(known[low].lower())
             new = known[low]
             if new.lower() == low:
@@ -91,38 +90,43 @@ class Recaster:
 
         return lambda text: _WORD.sub(exchange, text)
 
-    def _other(self, word: str) -> str:
-        """Another word of the same class; the word itself where it has none."""
+    def _other(self, word: str, used: Collection[str]) -> str:
+        """Another word of the same class that no word has become yet; the word itself where there is none."""
+        free = [other for other in self._class(word) if other.lower() not in used]
+        return self._rng.choice(free) if free else word
+
+    def _class(self, word: str) -> Sequence[str]:
+        """All that a word may become; nothing where it stays."""
         low = word.lower()
         if word.isdigit():
-            return _other_number(self._rng, word)
+            return _numbers_like(self._rng, word)
         for group in (_UNITS, _TEENS, _TENS, _ORDINALS):
             if low in group:
-                return self._rng.choice(group)
+                return group
         if "-" in low:
             tens, _, unit = low.partition("-")
-            if tens in _TENS and unit in ("one", *_UNITS):
-                return f"{self._rng.choice(_TENS)}-{self._rng.choice(('one', *_UNITS))}"
-            return word
+            known = tens in _TENS and unit in ("one", *_UNITS)
+            return [f"{ten}-{one}" for ten in _TENS for one in ("one", *_UNITS)] if known else ()
         if low in self._class_of:
-            return self._rng.choice(self._class_of[low])
+            return self._class_of[low]
         if low.endswith("s") and low[:-1] in self._class_of:
-            return _plural(self._rng.choice(self._class_of[low[:-1]]))
+            return [_plural(other) for other in self._class_of[low[:-1]]]
         if (
             word[0].isupper()
             and len(word) > 2
             and low not in self._common
             and low.removesuffix("s") not in self._common
         ):
-            return self._names.first() if self._rng.random() < 0.6 else self._names.surname()
-        return word
+            return [self._names.first() if self._rng.random() < 0.6 else self._names.surname() for _ in range(_NAMES)]
+        return ()
 
 
-def _other_number(rng: random.Random, digits: str) -> str:
+def _numbers_like(rng: random.Random, digits: str) -> Sequence[str]:
+    """Numbers of as many digits, from 2 up."""
     if len(digits) > 6 or digits.startswith("0"):
-        return digits
-    low = 10 ** (len(digits) - 1)
-    return str(rng.randint(max(2, low), 10 * low - 1))
+        return ()
+    low, high = max(2, 10 ** (len(digits) - 1)), 10 ** len(digits)
+    return [str(number) for number in (range(low, high) if high <= 100 else rng.sample(range(low, high), _NAMES))]
 
 
 def _plural(word: str) -> str:
