@@ -1,6 +1,8 @@
+import asyncio
+import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -184,6 +186,11 @@ class Speech:
     def __iter__(self) -> Iterator[Chunk]:
         return (Chunk(self.line[n : n + 4], (), None) for n in range(0, len(self.line), 4))
 
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        for chunk in self:
+            await asyncio.sleep(0)
+            yield chunk
+
     def cancel(self) -> None:
         self.actor.cancelled += 1
 
@@ -219,6 +226,65 @@ def test_saying_a_line_runs_what_the_character_calls(hill: World, tmp_path: Path
     again.history = again.history[-2:]
     again.save(tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text())["version"] == 1
+
+
+async def test_saying_a_line_in_an_event_loop(hill: World) -> None:
+    @tool
+    async def ring_bell(times: int) -> str:
+        """Ring the bell."""
+        await asyncio.sleep(0)
+        order.append("rung")
+        return "ding"
+
+    order: list[str] = []
+    ring = CALL.replace("rent_room", "ring_bell").replace("nights", "times")
+    session, twin = (Session(hill.characters[0], hill, "Bren", tools=[rent_room, ring_bell]) for _ in range(2))
+    events: list[Event] = []
+    said = session.asay("A bed!", model=Actor("Wait. " + CALL + ring, "The bed is yours."), on_event=events.append)
+    asyncio.get_running_loop().call_soon(order.append, "another")
+    assert "".join([piece async for piece in said]) == "Wait.\nThe bed is yours."
+    assert order == ["another", "rung"]
+    names = [type(event).__name__ for event in events if not isinstance(event, Spoken)]
+    assert names == ["Called", "Returned"] * 2 + ["Finished"]
+
+    def say() -> str:
+        return "".join(twin.say("A bed!", model=Actor("Wait. " + CALL + ring, "The bed is yours.")))
+
+    assert await asyncio.to_thread(say) == "Wait.\nThe bed is yours."
+    assert [(m.role, m.content) for m in session.history] == [(m.role, m.content) for m in twin.history]
+
+
+async def test_leaving_an_event_loops_turn_early(hill: World) -> None:
+    session = Session(hill.characters[0], hill, tools=[rent_room])
+    actor = Actor(CALL, "The bed is yours.")
+    async with contextlib.aclosing(session.asay("A bed!", model=actor)) as pieces:
+        assert await anext(pieces) == "The"
+    assert [m.content for m in session.history] == ["A bed!", "", "2 nights booked", "The"]
+    assert actor.cancelled == 2
+    with pytest.raises(ContextLengthError):
+        session.asay("long " * 500, model=actor)
+
+
+async def test_a_cancelled_task_remembers_what_was_done(hill: World) -> None:
+    @tool
+    async def wait_long() -> None:
+        """Wait."""
+        begun.set()
+        await asyncio.sleep(60)
+
+    async def take_turn() -> None:
+        async for _ in session.asay("A bed!", model=actor):
+            pass
+
+    begun = asyncio.Event()
+    session = Session(hill.characters[0], hill, tools=[rent_room, wait_long])
+    actor = Actor("Wait. " + CALL + '<toolcall> {"name": "wait_long", "arguments": {}} </toolcall>')
+    task = asyncio.create_task(take_turn())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [m.content for m in session.history] == ["A bed!", "Wait.", "2 nights booked"]
 
 
 def test_whole_exchanges_go_first(hill: World) -> None:
@@ -303,3 +369,23 @@ def test_a_random_models_calls_fit_their_schema(hill: World, seed: int) -> None:
     assert results
     assert {result.status for result in results} == {"ok"}
     assert isinstance(events[-1], Finished)
+
+
+async def test_characters_of_one_model_speak_at_once(hill: World) -> None:
+    files = tiny_model()
+    backend = open_backend(files.config, files.weights, "reference")
+    sampling = SamplingParams(temperature=0.0, seed=1)
+    sessions = [Session(card, hill) for card in hill.characters]
+
+    async def speak(session: Session, model: Model) -> str:
+        said = session.asay("Hello", model=model, sampling=sampling, max_tokens=20)
+        return "".join([piece async for piece in said])
+
+    engine = Engine(backend, files.tokenizer)
+    with Model(files=files, backend=backend, engine=engine, renderer=Renderer(files.tokenizer)) as model:
+        together = await asyncio.gather(*(speak(session, model) for session in sessions))
+        for session, answer in zip(sessions, together, strict=True):
+            assert session.history[-1].content == answer
+            session.reset()
+            said = session.say("Hello", model=model, sampling=sampling, max_tokens=20)
+            assert await asyncio.to_thread("".join, said) == answer

@@ -4,7 +4,17 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +38,7 @@ _FORMAT = "understudy-session"
 # The second may hold calls and their results; a conversation without any is written as the first.
 _VERSIONS = (1, 2)
 _MAX_BYTES = 64 << 20
+_Start = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], "Generation"]
 _ROLES_AFTER = {
     "": ("user",),
     "user": ("assistant",),
@@ -104,9 +115,58 @@ class Session:
             RequestError: a sampling value is out of range, or a schema of a tool cannot be held to; at once.
             ToolError: two tools have one name; at once.
         """
+        loop = ToolLoop(self.offered_tools, limits=limits, refuse=refuse, is_dry_run=is_dry_run)
+        start = self._begin(line, model, sampling=sampling, max_tokens=max_tokens)
+
+        def ask(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+            generation = start(turn, schemas)
+            try:
+                for chunk in generation:
+                    yield chunk.text
+            finally:
+                generation.cancel()
+
+        return self._take_turn(line, loop, ask, on_event)
+
+    def asay(
+        self,
+        line: str,
+        *,
+        model: "Model",
+        sampling: "SamplingParams | None" = None,
+        max_tokens: int = 120,
+        limits: LoopLimits | None = None,
+        refuse: Callable[[ToolCall, Mapping[str, Any]], str | None] | None = None,
+        is_dry_run: bool = False,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> AsyncGenerator[str]:
+        """Like `say`, in an event loop: `async for words in session.asay(...)`.
+
+        The loop is free while the model computes and while an async function waits. A function that is not async runs
+        in the loop's thread, where the game's state and an SQLite connection are at home, and holds the loop up for as
+        long as it runs: a slow one should be `async def`. So do `refuse` and `on_event`.
+
+        Returns:
+            The words, in pieces. Cancelling the task, or `aclose()`, stops the model; what was said and done so far is
+            remembered. Who leaves the `async for` early should close it: `async with contextlib.aclosing(...)`.
+        """
+        loop = ToolLoop(self.offered_tools, limits=limits, refuse=refuse, is_dry_run=is_dry_run)
+        start = self._begin(line, model, sampling=sampling, max_tokens=max_tokens)
+
+        async def ask(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> AsyncIterator[str]:
+            generation = start(turn, schemas)
+            try:
+                async for chunk in generation:
+                    yield chunk.text
+            finally:
+                generation.cancel()
+
+        return self._atake_turn(line, loop, ask, on_event)
+
+    def _begin(self, line: str, model: "Model", *, sampling: "SamplingParams | None", max_tokens: int) -> _Start:
+        """Ask for the first answer now, so that what is wrong is told at once; the others when it is called again."""
         limit = model.files.config.max_position_embeddings
         room = max(limit - max_tokens, limit // 2)  # the engine clamps an answer that may become too long
-
         tools = self.offered_tools
 
         def start(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> "Generation":
@@ -116,18 +176,8 @@ class Session:
             self.num_prompt_tokens = generation.usage.prompt_tokens
             return generation
 
-        loop = ToolLoop(tools, limits=limits, refuse=refuse, is_dry_run=is_dry_run)
         begun = [start((), [tool.schema for tool in tools])]
-
-        def ask(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-            generation = begun.pop() if begun else start(turn, schemas)
-            try:
-                for chunk in generation:
-                    yield chunk.text
-            finally:
-                generation.cancel()
-
-        return self._take_turn(line, loop, ask, on_event)
+        return lambda turn, schemas: begun.pop() if begun else start(turn, schemas)
 
     def _take_turn(
         self,
@@ -144,8 +194,28 @@ class Session:
                     if isinstance(event, Spoken):
                         yield event.text
         finally:
-            if loop.messages:
-                self.history += [Message(role="user", content=line), *loop.messages]
+            self._remember(line, loop)
+
+    async def _atake_turn(
+        self,
+        line: str,
+        loop: ToolLoop,
+        ask: Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], AsyncIterable[str]],
+        on_event: Callable[[Event], None] | None,
+    ) -> AsyncGenerator[str]:
+        try:
+            async with contextlib.aclosing(loop.arun(ask)) as events:
+                async for event in events:
+                    if on_event:
+                        on_event(event)
+                    if isinstance(event, Spoken):
+                        yield event.text
+        finally:
+            self._remember(line, loop)
+
+    def _remember(self, line: str, loop: ToolLoop) -> None:
+        if loop.messages:
+            self.history += [Message(role="user", content=line), *loop.messages]
 
     def conversation(
         self,
