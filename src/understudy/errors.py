@@ -5,6 +5,7 @@ __all__ = [
     "ContextLengthError",
     "DataError",
     "EngineError",
+    "LoreError",
     "ModelFileError",
     "PromptError",
     "RecipeError",
@@ -26,6 +27,10 @@ class ModelFileError(UnderstudyError):
 
 class CardError(UnderstudyError):
     """A character card or world folder cannot be used."""
+
+
+class LoreError(UnderstudyError):
+    """A lore folder, its database, or what characters remember in it cannot be used."""
 
 
 class SaveError(UnderstudyError):
