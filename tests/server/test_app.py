@@ -1,4 +1,3 @@
-import logging
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -82,8 +81,6 @@ async def test_a_bug_is_answered_too(
     stage: "Stage", monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("understudy.server.served.ServedModel.to_json", lambda self: 1 / 0)
-    # a test elsewhere that configures logging switches off the loggers that exist by then
-    monkeypatch.setattr(logging.getLogger("understudy.server.border"), "disabled", False)
     app = create_app(stage.served, api_key=None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         response = await client.get("/v1/models")

@@ -129,16 +129,6 @@ def test_results_as_text(value: object, text: str) -> None:
     assert tool(give).call("{}") == tool(give).call("") == text
 
 
-@pytest.fixture(autouse=True)
-def logger(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The functions' own logger, whatever a library of another test did to logging."""
-    own = logging.getLogger("understudy.tools.functions")
-    monkeypatch.setattr(own, "disabled", False)
-    monkeypatch.setattr(own, "propagate", False)
-    monkeypatch.setattr(own, "handlers", [caplog.handler])
-    caplog.set_level(logging.ERROR, logger=own.name)
-
-
 @pytest.mark.parametrize(
     ("error", "told"),
     [
