@@ -216,6 +216,7 @@ def test_saying_a_line_runs_what_the_character_calls(hill: World, tmp_path: Path
     assert actor.shown[1].messages[1:] == tuple(session.history[:3])
     assert [one["function"]["name"] for one in actor.shown[0].tools] == ["rent_room"]
     assert session.num_prompt_tokens == count(actor.shown[1])
+    assert [talk for talk, _ in session.asked] == actor.shown
     assert actor.cancelled == 2
     session.save(tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text())["version"] == 2

@@ -58,6 +58,7 @@ class Session:
         history: turns so far: a line of the player, then what the character says, its calls and their results.
         last_lore: the passages of the last `conversation`.
         num_prompt_tokens: length of the last prompt of `say`, in tokens.
+        asked: what the model was shown since the last line, and what it made of it: once, and once more a round.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Session:
         self.history: list[Message] = []
         self.last_lore: list[Selected] = []
         self.num_prompt_tokens = 0
+        self.asked: list[tuple[Conversation, "Generation"]] = []
 
     @property
     def offered_tools(self) -> tuple[FunctionTool, ...]:
@@ -174,9 +176,12 @@ class Session:
             constraint = model.call_constraint(schemas) if tools else None
             generation = model.generate(talk, sampling=sampling, max_tokens=max_tokens, constraint=constraint)
             self.num_prompt_tokens = generation.usage.prompt_tokens
+            asked.append((talk, generation))
             return generation
 
+        asked: list[tuple[Conversation, Generation]] = []
         begun = [start((), [tool.schema for tool in tools])]
+        self.asked = asked
         return lambda turn, schemas: begun.pop() if begun else start(turn, schemas)
 
     def _take_turn(
