@@ -76,7 +76,7 @@ class Session:
         self.history: list[Message] = []
         self.last_lore: list[Selected] = []
         self.num_prompt_tokens = 0
-        self.asked: list[tuple[Conversation, "Generation"]] = []
+        self.asked: list[tuple[Conversation, Generation]] = []
 
     @property
     def offered_tools(self) -> tuple[FunctionTool, ...]:

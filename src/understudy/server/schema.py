@@ -10,7 +10,17 @@ from pydantic_core import ErrorDetails
 
 from understudy.server.problem import Problem
 
-__all__ = ["ChatMessage", "ChatRequest", "Document", "StreamOptions", "ToolCallPart", "parse_chat_request"]
+__all__ = [
+    "ChatMessage",
+    "ChatRequest",
+    "Document",
+    "Record",
+    "StreamOptions",
+    "Tool",
+    "ToolCallPart",
+    "field_problem",
+    "parse_chat_request",
+]
 
 _MAX_STOPS = 16
 _MAX_CHOICES = 8
@@ -102,25 +112,25 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Text = Annotated[str | None, BeforeValidator(_joined_parts, json_schema_input_type=str | list[dict[str, str]] | None)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     """JSON types as they are written; unknown fields are kept, to be named."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class _Function(_Record):
+class _Function(Record):
     name: Annotated[str, Field(min_length=1)]
     arguments: Annotated[str, BeforeValidator(_json_text)] = ""
 
 
-class ToolCallPart(_Record):
+class ToolCallPart(Record):
     """A call in an earlier answer of the assistant."""
 
     id: str | None = None
     function: _Function
 
 
-class ChatMessage(_Record):
+class ChatMessage(Record):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -130,26 +140,28 @@ class ChatMessage(_Record):
     tool_call_id: str | None = None
 
 
-class Document(_Record):
+class Document(Record):
     """A passage that the model may answer from."""
 
     title: str | None = None
     text: Annotated[str, Field(min_length=1)]
 
 
-class StreamOptions(_Record):
+class StreamOptions(Record):
     """What a stream ends with."""
 
     include_usage: bool | None = None
 
 
-class _ToolFunction(_Record):
+class _ToolFunction(Record):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
-class _Tool(_Record):
+class Tool(Record):
+    """A function that the model may call."""
+
     type: Literal["function"] = "function"
     function: _ToolFunction
 
@@ -163,7 +175,7 @@ class _Tool(_Record):
         return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
 
 
-class ChatRequest(_Record):
+class ChatRequest(Record):
     """The body of `POST /v1/chat/completions`; ranges of the sampling fields are the engine's to check."""
 
     model: Annotated[str, Field(min_length=1)]
@@ -187,7 +199,7 @@ class ChatRequest(_Record):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    tools: Annotated[list[_Tool], Field(max_length=_MAX_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=_MAX_TOOLS)] | None = None
     tool_choice: Annotated[Any, BeforeValidator(_choice_of_tool)] = None
     parallel_tool_calls: bool | None = None
     documents: list[Annotated[Document, BeforeValidator(_document, json_schema_input_type=str | Document)]] | None = (
@@ -212,7 +224,7 @@ def parse_chat_request(value: Mapping[str, Any]) -> ChatRequest:
     try:
         request = ChatRequest.model_validate(value)
     except ValidationError as error:
-        raise _problem(error.errors(include_url=False)[0]) from error
+        raise field_problem(error.errors(include_url=False)[0]) from error
     for name in request.ignored_fields:
         _refuse_typo(name)
     _check_messages(request.messages)
@@ -260,7 +272,7 @@ def _check_messages(messages: Sequence[ChatMessage]) -> None:
             raise _invalid("are only allowed in messages of the assistant", f"messages[{number}].tool_calls")
 
 
-def _problem(error: ErrorDetails) -> Problem:
+def field_problem(error: ErrorDetails) -> Problem:
     """Pydantic's finding in OpenAI's shape."""
     param = ""
     for step in error["loc"]:
