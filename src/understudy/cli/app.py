@@ -15,6 +15,7 @@ from understudy.cli.evaluate import evaluate
 from understudy.cli.finetune import finetune
 from understudy.cli.make import make
 from understudy.cli.prune import prune
+from understudy.cli.pull import models, pull
 from understudy.cli.quantize import quantize
 from understudy.cli.serve import serve
 from understudy.cli.synth import synth
@@ -36,6 +37,8 @@ app = typer.Typer(
 app.command()(chat)
 app.command()(serve)
 app.command()(doctor)
+app.command()(pull)
+app.command()(models)
 app.command()(synth)
 app.command()(bench)
 app.command()(make)

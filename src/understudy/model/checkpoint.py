@@ -12,6 +12,7 @@ from understudy.model.config import NemotronConfig
 from understudy.model.gguf_keys import config_from_gguf
 from understudy.model.gguf_reader import read_gguf
 from understudy.model.gguf_tokenizer import tokenizer_from_gguf
+from understudy.model.hub import find_cached, is_hub_name
 from understudy.model.mapped_file import read_json_object
 from understudy.model.safetensors_file import read_safetensors
 from understudy.model.tensor_names import check_tensors, from_gguf_names
@@ -49,7 +50,7 @@ class LoadedModel:
 
 
 def load_model(path: Path) -> LoadedModel:
-    """Load a `.gguf` file, or a folder with `config.json`, `tokenizer.json` and the weights.
+    """Load a `.gguf` file, a folder with `config.json`, `tokenizer.json` and the weights, or a pulled "owner/name".
 
     In a folder the first of these counts: `model.safetensors`, `model.safetensors.index.json`, `pytorch_model.bin`,
     `pytorch_model.bin.index.json`. Weights are mapped, not read; nothing in any file is ever executed.
@@ -63,8 +64,12 @@ def load_model(path: Path) -> LoadedModel:
         raise ModelFileError(f"{path} is one file of a model folder; give the folder {path.parent} instead.")
     elif path.exists():
         model = _load_gguf(path)
+    elif cached := find_cached(path.as_posix()):
+        model = load_model(cached)
     else:
-        raise ModelFileError(f"There is no model at {path}; give a .gguf file or a Hugging Face folder.")
+        name = path.as_posix()
+        pull = f", or first: understudy pull {name}" if is_hub_name(name) else ""
+        raise ModelFileError(f"There is no model at {path}; give a .gguf file or a Hugging Face folder{pull}.")
     if model.tokenizer.vocab_size > model.config.vocab_size:
         raise ModelFileError(
             f"{path}: the tokenizer has {model.tokenizer.vocab_size} tokens, the model {model.config.vocab_size}; "
