@@ -25,6 +25,7 @@ from understudy.tools.grammar import (
 if TYPE_CHECKING:
     from conftest import SchemaMaker, Writer
 
+A, B = ({"type": "function", "function": {"name": name}} for name in "ab")
 VALUES = re.compile(r'"(?:[^"\\]|\\.)*"|[-+.\deE]*\d')  # strings and numbers
 SPACED = re.compile(r"(?:[][{}]|[:,] |true|false|null)*")
 ROLL = {
@@ -143,6 +144,29 @@ def test_calls(request: pytest.FixtureRequest, name: str, choice: Any, schema_ma
     assert num_calls > 1
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_some_of_the_functions(tiny: "Writer", mode: str) -> None:
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [B, B]}}
+    grammar = tool_grammar([A, B, ROLL], tiny.tokenizer, choice=choice)
+    bias = {tiny.tokenizer.specials["<toolcall>"]: 100.0} if mode == "auto" else {}
+    sampling = type(tiny.request(grammar).sampling)(seed=1, logit_bias=bias)
+    generation = tiny.engine.submit(tiny.request(grammar, sampling=sampling, max_tokens=99))
+    assert {call.name for call in parse_answer(generation.text()).tool_calls} == {"b"}
+
+
+def test_either_calls_or_json(tiny: "Writer") -> None:
+    schema = {"type": "object", "properties": {"mood": {"enum": ["glad", "<toolcall>"]}}, "required": ["mood"]}
+    grammar = tool_grammar([ROLL], tiny.tokenizer, is_parallel=False, answer_schema=schema)
+    for bias, is_call in ((100.0, True), (-100.0, False)):
+        by_id = {tiny.tokenizer.specials["<toolcall>"]: bias}
+        sampling = type(tiny.request(grammar).sampling)(seed=1, logit_bias=by_id)
+        text = tiny.engine.submit(tiny.request(grammar, sampling=sampling)).text()
+        if is_call:
+            assert check_calls(text, [ROLL]) == 1
+        else:
+            jsonschema.validate(json.loads(text), schema)
+
+
 def test_a_call_is_spelled_as_the_template_spells_it(harrow: "Writer") -> None:
     grammar = tool_grammar([ROLL], harrow.tokenizer, choice={"function": {"name": "roll"}})
     generation = harrow.engine.submit(harrow.request(grammar))
@@ -211,6 +235,11 @@ def test_malformed_texts_are_refused(make: Any, value: Any, message: str) -> Non
         ([{"name": "a"}], {"function": {"name": "b"}}, "tool_choice", "no tool is named 'b'"),
         ([{"name": "a"}], "any", "tool_choice", "tool_choice must be"),
         ([{"name": "a"}], {"type": "function"}, "tool_choice", "tool_choice must be"),
+        ([{"name": "a"}], {"allowed_tools": {"mode": "auto", "tools": []}}, "tool_choice", "tool_choice must be"),
+        ([{"name": "a"}], {"allowed_tools": {"mode": "any", "tools": [A]}}, "tool_choice", "tool_choice must be"),
+        ([{"name": "a"}], {"allowed_tools": {"mode": "auto", "tools": [B]}}, "tool_choice", "no tool is named 'b'"),
+        ([{"name": "a", "description": float("nan")}], "auto", "tools", "no plain JSON"),
+        ([{"name": "a", "description": "x" * (1 << 19)}], "auto", "tools", "524288 bytes"),
     ],
 )
 def test_malformed_tools_are_refused(tiny: "Writer", tools: Any, choice: Any, param: str, message: str) -> None:

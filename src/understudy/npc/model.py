@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from understudy.engine import Backend, Engine, Generation, GenerationRequest, SamplingParams
 from understudy.engine.constraint import Constraint
+from understudy.errors import RequestError
 from understudy.model.backends import open_backend
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
@@ -19,7 +20,7 @@ from understudy.prompt import (
     stop_token_ids,
     visible_specials,
 )
-from understudy.tools.grammar import tool_grammar
+from understudy.tools.grammar import ToolChoice, json_schema_grammar, tool_grammar
 from understudy.tools.guidance import GuidanceVocabulary
 
 __all__ = ["Model"]
@@ -105,17 +106,49 @@ class Model:
             stop_token_ids=stop_token_ids(tokenizer, self.files.config.eos_token_id),
         )
 
-    def call_constraint(self, tools: Sequence[Mapping[str, Any]]) -> Callable[[], Constraint]:
+    def call_constraint(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        choice: ToolChoice | Mapping[str, Any] = "auto",
+        is_parallel: bool = True,
+        answer_schema: Any = None,
+        answer_param: str = "response_format",
+    ) -> Callable[[], Constraint]:
         """Free words, but a call that the model opens names one of these functions and fits its schema.
 
         Args:
             tools: OpenAI function schemas; none forbids calls.
+            choice: whether and what must be called, see `tools.grammar.tool_grammar`.
+            is_parallel: allow several calls in one answer.
+            answer_schema: hold the words, too: JSON of this schema, where nothing is called; None for free words.
+            answer_param: where that schema comes from, for errors.
 
         Raises:
             RequestError: a schema cannot be held to; the message says which and why.
         """
-        grammar = tool_grammar(tools, self.files.tokenizer, choice="auto" if tools else "none")
-        return self.vocabulary.compile(grammar)
+        grammar = tool_grammar(
+            tools,
+            self.files.tokenizer,
+            choice=choice if tools else "none",
+            is_parallel=is_parallel,
+            answer_schema=answer_schema,
+            answer_param=answer_param,
+        )
+        try:
+            return self.vocabulary.compile(grammar)
+        except RequestError:
+            self._name_culprit(tools, answer_schema, answer_param)
+            raise
+
+    def _name_culprit(self, tools: Sequence[Mapping[str, Any]], answer_schema: Any, answer_param: str) -> None:
+        """Raise the error of the one schema that cannot be held, where it cannot be held alone either."""
+        for number, tool in enumerate(tools):
+            param = f"tools[{number}].function.parameters"
+            grammar = tool_grammar([tool], self.files.tokenizer, choice="required", is_parallel=False)
+            self.vocabulary.compile(dataclasses.replace(grammar, param=param))
+        if answer_schema is not None:
+            self.vocabulary.compile(json_schema_grammar(answer_schema, param=answer_param))
 
     def generate(
         self,

@@ -1,6 +1,7 @@
 """What an answer may be, as grammars for llguidance: JSON, choices, regular expressions, Lark, GBNF, tool calls."""
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ _MAX_REGEX = 2048
 _MAX_CHOICES = 1024
 _MAX_TOOLS = 128
 _MAX_CALLS = 16
+_MAX_KEPT = 64
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # As Python's json.dumps writes it, which is what the model reads and learns; no other white space.
 _JSON_STYLE: "JsonCompileOptions" = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
@@ -126,6 +128,8 @@ def tool_grammar(
     *,
     choice: ToolChoice | Mapping[str, Any] = "auto",
     is_parallel: bool = True,
+    answer_schema: Any = None,
+    answer_param: str = "response_format",
 ) -> Grammar:
     """The model's tool calls, `<toolcall> {"name": …, "arguments": {…}} </toolcall>`, one a line, as in the template.
 
@@ -135,8 +139,11 @@ def tool_grammar(
         tools: OpenAI's function schemas, with or without their wrapper.
         tokenizer: the model's own: where it lacks the markers, they are text.
         choice: "auto" leaves the text free until the model opens a call, and no text follows a call; "required" begins
-            with a call; `{"function": {"name": …}}` with one of this function and no other; "none" forbids calls.
+            with a call; `{"function": {"name": …}}` with one of this function and no other; "none" forbids calls;
+            `{"allowed_tools": {"mode": …, "tools": […]}}` is "auto" or "required" among some of the functions.
         is_parallel: allow several calls, at most 16.
+        answer_schema: with "auto", an answer without calls is JSON of this schema; None for free text.
+        answer_param: the request's parameter that it comes from, for errors.
 
     Raises:
         RequestError: a function's name or schema cannot be used, or the choice names none of them; the message says
@@ -147,30 +154,47 @@ def tool_grammar(
             source=lark_grammar('start: ""', param="tools").source, param="tools", wakes_at=OPEN_CALL, is_silent=True
         )
     functions = _functions(tools)
-    name = _chosen_name(choice)
-    if name is not None and name not in functions:
-        raise RequestError(f"tool_choice: no tool is named {name!r}; there are {[*functions]}.", param="tool_choice")
-    offered = functions if name is None else {name: functions[name]}
+    mode, names = _chosen(choice, functions)
     opened, closed = (_marker(m, tokenizer) for m in (OPEN_CALL, CLOSE_CALL))
-    more = f'("\\n" {opened} rest){{0,{_MAX_CALLS - 1}}} "\\n"?' if is_parallel and name is None else ""
+    more = f'("\\n" {opened} rest){{0,{_MAX_CALLS - 1}}} "\\n"?' if is_parallel and mode != "named" else ""
+    is_free = mode == "auto" and answer_schema is None
     lines = [
-        f"start: {'' if choice == 'auto' else opened} rest {more}",
+        f"start: {'calls | answer' if mode == 'auto' and not is_free else 'calls'}",
+        f"calls: {'' if is_free else opened} rest {more}",
         f'rest: " " call " " {closed}',
-        "call: " + " | ".join(f"call_{n}" for n in range(len(offered))),
+        "call: " + " | ".join(f"call_{n}" for n in range(len(names))),
     ]
-    for number, (name, schema) in enumerate(offered.items()):
+    for number, name in enumerate(names):
         beginning = _quoted(f'{{"name": {json.dumps(name)}, "arguments": ')
-        lines += [f'call_{number}: {beginning} arguments_{number} "}}"', f"arguments_{number}: %json {schema}"]
+        lines += [
+            f'call_{number}: {beginning} arguments_{number} "}}"',
+            f"arguments_{number}: %json {functions[name]}",
+        ]
+    if mode == "auto" and not is_free:
+        schema = narrow_schema(answer_schema, param=answer_param)
+        lines.append(f"answer: %json {json.dumps({**schema, 'x-guidance': _JSON_STYLE})}")
     source = LLMatcher.grammar_from_lark("\n".join(lines))
-    return Grammar(source=source, param="tools", wakes_at=OPEN_CALL if choice == "auto" else None)
+    return Grammar(source=source, param="tools", wakes_at=OPEN_CALL if is_free else None)
 
 
-def _functions(tools: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _functions(tools: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
     """Narrowed schemas of the arguments, as JSON, by name."""
     if not 1 <= len(tools) <= _MAX_TOOLS:
         raise RequestError(f"tools must have 1 to {_MAX_TOOLS} functions, got {len(tools)}.", param="tools")
+    try:
+        text = json.dumps(tools, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(f"tools: they are no plain JSON: {error}.", param="tools") from error
+    if len(text) > 8 * _MAX_TEXT:
+        raise RequestError(f"tools: they take more than {8 * _MAX_TEXT} bytes of JSON together.", param="tools")
+    return _read_functions(text)
+
+
+@functools.lru_cache(maxsize=_MAX_KEPT)
+def _read_functions(text: str) -> Mapping[str, str]:
+    """The same for tools as JSON; kept, for a game sends the same ones with every line."""
     functions: dict[str, str] = {}
-    for number, tool in enumerate(tools):
+    for number, tool in enumerate(json.loads(text)):
         param = f"tools[{number}].function"
         try:
             function = tool_function(tool)
@@ -201,18 +225,33 @@ def _arguments(parameters: Any, *, param: str) -> str:
     return json.dumps({**narrow, "type": "object", "x-guidance": _JSON_STYLE})
 
 
-def _chosen_name(choice: ToolChoice | Mapping[str, Any]) -> str | None:
-    if choice in ("auto", "required"):
-        return None
-    function = choice.get("function") if isinstance(choice, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(name, str):
+def _chosen(choice: ToolChoice | Mapping[str, Any], functions: Mapping[str, str]) -> tuple[str, list[str]]:
+    """How a call is chosen, "auto", "required" or "named", and among which functions."""
+    if choice == "auto" or choice == "required":
+        return choice, [*functions]
+    allowed = choice.get("allowed_tools") if isinstance(choice, Mapping) else None
+    mode, listed = (allowed.get("mode"), allowed.get("tools")) if isinstance(allowed, Mapping) else ("named", [choice])
+    parts = listed if isinstance(listed, list) else []
+    names = [name for part in parts if (name := _name_in(part))]
+    if not names or len(names) < len(parts) or mode not in ("auto", "required", "named"):
         raise RequestError(
-            'tool_choice must be "auto", "none", "required" or {"type": "function", "function": {"name": ...}}, '
+            'tool_choice must be "auto", "none", "required", {"type": "function", "function": {"name": ...}} or '
+            '{"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [...]}}, '
             f"got {str(choice)[:80]!r}.",
             param="tool_choice",
         )
-    return name
+    for name in names:
+        if name not in functions:
+            raise RequestError(
+                f"tool_choice: no tool is named {name!r}; there are {[*functions]}.", param="tool_choice"
+            )
+    return mode, [*dict.fromkeys(names)]
+
+
+def _name_in(value: Any) -> str | None:
+    function = value.get("function") if isinstance(value, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def _marker(marker: str, tokenizer: Tokenizer) -> str:
