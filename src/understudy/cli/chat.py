@@ -33,7 +33,10 @@ _HELP = """/help         these lines
 
 
 def chat(
-    card: Annotated[str, typer.Option(help="Character: a name or id of the world, or a card's JSON file.")] = "",
+    card: Annotated[
+        str,
+        typer.Option("--card", "--character", help="A name or id of the world, or a card file (JSON, PNG, .charx)."),
+    ] = "",
     model: Annotated[Path | None, typer.Option(help="GGUF file or Hugging Face folder; default: Harrow.")] = None,
     world: Annotated[Path | None, typer.Option(help="World folder; default: the sample game Harrowmere.")] = None,
     player: Annotated[str, typer.Option(help="The name you go by.")] = "traveller",

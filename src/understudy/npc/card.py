@@ -1,38 +1,57 @@
-"""Character cards: the sample worlds' entries and the community's V1, V2 and V3 JSON as one record."""
+"""Character cards: the sample worlds' entries and the community's V1, V2 and V3 cards as one record."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from understudy.errors import CardError
+from understudy.npc.card_file import CardFile, asset_bytes, read_card_file, write_card_file
+from understudy.npc.card_versions import OUR_NAME, CardVersion, card_fields, card_version
+from understudy.npc.fields import Fields
+from understudy.npc.lorebook import Lorebook
+from understudy.npc.macros import MacroScope, fill_macros, has_original
 from understudy.prompt.persona import Persona, persona_prompt
 
-__all__ = ["Card", "Cast", "fill_macros", "find_card"]
+__all__ = ["Asset", "Card", "Cast", "find_card"]
 
-_MAX_BYTES = 1 << 20
 _MAX_WORDS = 130
 _MAX_FOREIGN_WORDS = 300
-_MACRO = re.compile(r"\{\{\s*(char|user)\s*\}\}|<(bot|user)>", re.IGNORECASE)
-_ORIGINAL = re.compile(r"\{\{\s*original\s*\}\}", re.IGNORECASE)
 _TEXTS = (
     "name",
     "nickname",
-    "role",
     "description",
     "personality",
-    "speech_style",
     "scenario",
     "first_mes",
     "mes_example",
     "system_prompt",
     "post_history_instructions",
-    "goals",
-    "secret",
+    "creator_notes",
+    "creator",
+    "character_version",
 )
-_LISTS = ("alternate_greetings", "knowledge", "tools")
+_LISTS = ("alternate_greetings", "group_only_greetings", "tags", "source")
+_OUR_TEXTS = ("role", "speech_style", "goals", "secret")
+_OUR_LISTS = ("knowledge", "tools")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asset:
+    """A picture, sound or other file of a character (V3).
+
+    Attributes:
+        type: what it is for: icon, background, user_icon, emotion or another.
+        uri: where it is: `embeded://path`, `ccdefault:`, a data: or web address.
+        name: e.g. main, or the emotion.
+        ext: ending of its file name.
+    """
+
+    type: str = "icon"
+    uri: str = "ccdefault:"
+    name: str = "main"
+    ext: str = "png"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,12 +72,23 @@ class Card:
         system_prompt: instructions; `{{original}}` stands for what would be said without them.
         post_history_instructions: last words of the system prompt.
         alternate_greetings: other greetings.
+        group_only_greetings: further ones, for several characters at once (V3).
         knowledge: ids of the lore entries that it knows; empty: all.
         goals: what it wants.
         secret: what it hides; never shown to the model.
         tools: names of the game functions that it may call.
+        creator_notes: for people, never shown to the model; see `notes`.
+        creator_notes_multilingual: the same by language, e.g. "de" (V3).
+        creator: who made the card.
+        character_version: of the character, in the creator's words.
+        tags: for people.
+        source: where the card comes from (V3).
+        assets: pictures and other files (V3).
+        lorebook: the character's own; see `scan_lorebooks`.
         extensions: other programs' data.
         raw: the document that it came from, with all unknown fields.
+        picture: its portrait, a PNG; empty where it has none.
+        files: what `assets` names inside the card, by path.
     """
 
     name: str
@@ -74,12 +104,46 @@ class Card:
     system_prompt: str = ""
     post_history_instructions: str = ""
     alternate_greetings: tuple[str, ...] = ()
+    group_only_greetings: tuple[str, ...] = ()
     knowledge: tuple[str, ...] = ()
     goals: str = ""
     secret: str = ""
     tools: tuple[str, ...] = ()
+    creator_notes: str = ""
+    creator_notes_multilingual: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    creator: str = ""
+    character_version: str = ""
+    tags: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    assets: tuple[Asset, ...] = (Asset(),)
+    lorebook: Lorebook | None = None
     extensions: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     raw: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    picture: bytes = dataclasses.field(default=b"", repr=False, compare=False)
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a card file: JSON of any version, PNG or APNG with a card in it, or .charx.
+
+        Raises:
+            CardError: it cannot be read, is damaged, too large, or no card; the text says where and what to do.
+        """
+        file = read_card_file(path)
+        card = cls.from_json(file.document, source=f"The card {path}")
+        return dataclasses.replace(card, picture=file.picture, files=file.files)
+
+    def save(self, path: Path, *, version: CardVersion | None = None) -> None:
+        """Write the card, whole or not at all; unknown fields stay.
+
+        Args:
+            path: a file in .json (without picture and files), .png, .apng or .charx.
+            version: of the card's format; default: as it came, for a .charx always V3.
+
+        Raises:
+            CardError: the ending is another, there is no picture for a PNG, or the file cannot be written.
+        """
+        write_card_file(path, self._file(), version=version)
 
     @classmethod
     def from_json(cls, document: Any, *, source: str = "The card") -> Self:
@@ -92,40 +156,104 @@ class Card:
         Raises:
             CardError: it is no card, of an unknown kind, or a field has the wrong type.
         """
-        data = _fields(document, source)
-        values: dict[str, Any] = {key: _text(data, key, source) for key in _TEXTS}
-        values |= {key: _texts(data, key, source) for key in _LISTS}
-        name = " ".join(values.pop("name").split())
-        if not name:
+        fields = Fields(card_fields(document, source), source)
+        extensions = fields.object("extensions")
+        ours = fields
+        if card_version(document) != "v1":  # elsewhere these names may mean something else
+            ours = Fields(extensions.get(OUR_NAME) or {}, f'{source}: "{OUR_NAME}" of "extensions"')
+        values: dict[str, Any] = {key: fields.text(key) for key in _TEXTS}
+        values |= {key: fields.texts(key) for key in _LISTS}
+        values |= {key: ours.text(key) for key in _OUR_TEXTS}
+        values |= {key: ours.texts(key) for key in _OUR_LISTS}
+        values["name"] = " ".join(values["name"].split())
+        if not values["name"]:
             raise CardError(f'{source} has no name. Give the character a "name".')
-        extensions = data.get("extensions") or {}
-        if not isinstance(extensions, dict):
-            raise CardError(f'{source}: "extensions" must be an object {{...}}, not {_kind(extensions)}.')
-        given_id = data.get("id")
+        given_id = ours.value.get("id")
+        notes = Fields(fields.object("creator_notes_multilingual"), f'{source}: "creator_notes_multilingual"')
+        book = fields.object("character_book")
         return cls(
-            name=name,
             id=given_id if isinstance(given_id, str) else "",
+            creator_notes_multilingual={language: notes.text(language) for language in notes.value},
+            assets=_assets(fields),
+            lorebook=Lorebook.from_json(book, source=f'{source}: "character_book"') if book else None,
             extensions=extensions,
             raw=document,
             **values,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The document again: unknown fields as they came, known ones as they are now."""
-        fields = {key: getattr(self, key) for key in ("id", *_TEXTS) if getattr(self, key)}
-        fields |= {key: list(getattr(self, key)) for key in _LISTS if getattr(self, key)}
-        if self.extensions:
-            fields["extensions"] = dict(self.extensions)
+        """The document again: what was not changed since it was read is as it came."""
+        before = type(self).from_json(self.raw) if self.raw else Card(name="")
         document = dict(self.raw)
-        if isinstance(document.get("data"), dict) and "spec" in document:
-            return {**document, "data": _merged(document["data"], fields)}
-        return _merged(document, fields)
+        is_flat = card_version(document) == "v1"
+        data = document if is_flat else dict(document["data"])
+        for key in ("extensions", "creator_notes_multilingual", *_TEXTS, *_LISTS):
+            _update(data, key, getattr(before, key), getattr(self, key))
+        _update(data, "assets", before.assets, self.assets)
+        if self.lorebook != before.lorebook:
+            data.pop("character_book", None)
+            data |= {"character_book": self.lorebook.to_json()} if self.lorebook else {}
+        if is_flat:
+            for key in ("id", *_OUR_TEXTS, *_OUR_LISTS):
+                _update(data, key, getattr(before, key), getattr(self, key))
+            return data
+        ours = dict(self.extensions.get(OUR_NAME) or {})
+        for key in ("id", *_OUR_TEXTS, *_OUR_LISTS):
+            _update(ours, key, getattr(before, key), getattr(self, key))
+        if ours:
+            data["extensions"] = {**self.extensions, OUR_NAME: ours}
+        return {**document, "data": data}
 
-    def greeting(self, player: str) -> str:
-        """What the character says first; empty where the card does not tell."""
-        return fill_macros(self.first_mes, char=self.nickname or self.name, user=player)
+    @property
+    def version(self) -> CardVersion:
+        """Which version of the format it came in."""
+        return card_version(self.raw)
 
-    def instructions(self, player: str, *, place: str = "") -> str:
+    @property
+    def char(self) -> str:
+        """What `{{char}}` becomes."""
+        return self.nickname or self.name
+
+    def greetings(self, *, is_group: bool = False) -> tuple[str, ...]:
+        """All first lines as they are written, the usual one first.
+
+        Args:
+            is_group: several characters meet the player: those for groups are added.
+        """
+        return (self.first_mes, *self.alternate_greetings, *(self.group_only_greetings if is_group else ()))
+
+    def greeting(self, player: str, *, number: int = 0, is_group: bool = False, seed: int = 0) -> str:
+        """What the character says first; empty where the card does not tell.
+
+        Args:
+            player: what `{{user}}` becomes.
+            number: which of `greetings`.
+            is_group: see `greetings`.
+            seed: of the card's dice.
+
+        Raises:
+            CardError: there are not so many.
+        """
+        greetings = self.greetings(is_group=is_group)
+        if not 0 <= number < len(greetings):
+            raise CardError(f"{self.name} has no greeting {number}. Choose one from 0 to {len(greetings) - 1}.")
+        return fill_macros(greetings[number], MacroScope(char=self.char, user=player, seed=seed))
+
+    def notes(self, language: str = "en") -> str:
+        """The creator's notes in a language ("de", "pt-BR"), else in English, else as they are."""
+        wanted = re.split(r"[-_]", language.lower())[0]
+        notes = {"en": self.creator_notes, **self.creator_notes_multilingual}
+        return notes.get(wanted) or notes["en"] or next(iter(filter(None, notes.values())), "")
+
+    def asset(self, asset: Asset) -> bytes:
+        """An asset's content.
+
+        Raises:
+            CardError: it is not inside the card; nothing is fetched.
+        """
+        return asset_bytes(asset.uri, self._file())
+
+    def instructions(self, player: str, *, place: str = "", seed: int = 0) -> str:
         """The system prompt.
 
         A card's own `system_prompt` stands before the persona, or around it where it says `{{original}}`, so that
@@ -134,25 +262,27 @@ class Card:
         Args:
             player: what `{{user}}` becomes.
             place: the town or world that the character lives in.
+            seed: of the card's dice; with one seed the prompt is the same in every turn.
         """
-        names = {"char": self.nickname or self.name, "user": player}
+        scope = MacroScope(char=self.char, user=player, seed=seed)
         persona = Persona(
             name=self.name,
             place=place,
             **{
-                key: fill_macros(getattr(self, key), **names)
+                key: fill_macros(getattr(self, key), scope)
                 for key in ("role", "description", "personality", "speech_style", "scenario")
             },
         )
         is_ours = bool(self.role or self.speech_style)
         prompt = persona_prompt(persona, max_words=_MAX_WORDS if is_ours else _MAX_FOREIGN_WORDS)
-        own = fill_macros(self.system_prompt, **names).strip()
-        if _ORIGINAL.search(own):
-            prompt = _ORIGINAL.sub(lambda _: prompt, own)
-        elif own:
-            prompt = f"{own}\n\n{prompt}"
-        last = _ORIGINAL.sub("", fill_macros(self.post_history_instructions, **names)).strip()
+        own = fill_macros(self.system_prompt, dataclasses.replace(scope, original=prompt)).strip()
+        if own:
+            prompt = own if has_original(self.system_prompt) else f"{own}\n\n{prompt}"
+        last = fill_macros(self.post_history_instructions, scope).strip()
         return f"{prompt}\n\n{last}" if last else prompt
+
+    def _file(self) -> CardFile:
+        return CardFile(document=self.to_json(), picture=self.picture, files=self.files)
 
 
 class Cast(Protocol):
@@ -169,16 +299,11 @@ class Cast(Protocol):
         ...
 
 
-def fill_macros(text: str, *, char: str, user: str) -> str:
-    """Replace `{{char}}`, `{{user}}`, `<BOT>` and `<USER>`, in any case, once."""
-    return _MACRO.sub(lambda m: user if (m[1] or m[2]).lower() == "user" else char, text)
-
-
 def find_card(spec: str, world: Cast) -> Card:
     """Find a character of the world, or read a card file.
 
     Args:
-        spec: an id, a name, the unique beginning of one (in any case), or the path of a card's JSON.
+        spec: an id, a name, the unique beginning of one (in any case), or the path of a card: JSON, PNG or .charx.
         world: where to look first.
 
     Raises:
@@ -190,7 +315,7 @@ def find_card(spec: str, world: Cast) -> Card:
             return card
     path = Path(spec)
     if _is_file(path):
-        return Card.from_json(_read_json(path), source=f"The card {path}")
+        return Card.load(path)
     found = [c for c in world.characters if wanted and _begins(c, wanted)]
     if len(found) == 1:
         return found[0]
@@ -198,7 +323,7 @@ def find_card(spec: str, world: Cast) -> Card:
         raise CardError(f"{spec!r} may be {_ids(found)}. Write one of them in full.")
     raise CardError(
         f"There is no character {spec!r} in {world.name} and no such file. "
-        f"Choose one of {_ids(world.characters)}, or give the path of a card's JSON file."
+        f"Choose one of {_ids(world.characters)}, or give the path of a card file."
     )
 
 
@@ -219,70 +344,22 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise CardError(f"The card {path} cannot be read: {error.strerror}.") from error
-    if len(content) > _MAX_BYTES:
-        raise CardError(f"The card {path} is larger than 1 MiB. Take pictures and other data out of it.")
-    try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise CardError(f"The card {path} is no UTF-8 text. Export the character as JSON, not as a picture.") from error
-    except (ValueError, RecursionError) as error:
-        raise CardError(f"The card {path} is no valid JSON: {error}. Mend it, or export it again.") from error
+def _assets(fields: Fields) -> tuple[Asset, ...]:
+    """No list is as good as the default one."""
+    given = fields.value.get("assets")
+    if given is None:
+        return (Asset(),)
+    if not isinstance(given, list):
+        raise fields.wrong("assets", "a list of objects")
+    items = [Fields(item, f"{fields.source}: asset {number}") for number, item in enumerate(given)]
+    return tuple(Asset(**{key: item.text(key) for key in ("type", "uri", "name", "ext")}) for item in items)
 
 
-def _fields(document: Any, source: str) -> Mapping[str, Any]:
-    """The object that holds a card's fields."""
-    if not isinstance(document, dict):
-        raise CardError(f"{source} must be a JSON object {{...}}, not {_kind(document)}.")
-    spec = document.get("spec")
-    if spec is None:
-        return document
-    if spec not in ("chara_card_v2", "chara_card_v3"):
-        raise CardError(f"{source} says spec {spec!r}; expected 'chara_card_v2' or 'chara_card_v3', or none (V1).")
-    version = document.get("spec_version", spec[-1])
-    try:
-        is_known = float(version) >= int(spec[-1])
-    except (TypeError, ValueError, OverflowError):
-        is_known = False
-    if not is_known:
-        raise CardError(f'{source} says spec_version {version!r}; expected "{spec[-1]}.0" with spec {spec!r}.')
-    data = document.get("data")
-    if not isinstance(data, dict):
-        raise CardError(f'{source}: "data" must be an object {{...}} with the card\'s fields, not {_kind(data)}.')
-    return data
-
-
-def _text(data: Mapping[str, Any], key: str, source: str) -> str:
-    value = data.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise CardError(f'{source}: "{key}" must be a text, not {_kind(value)}.')
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise CardError(f'{source}: "{key}" has half of a UTF-16 surrogate pair. Write the whole character.')
-    return value
-
-
-def _texts(data: Mapping[str, Any], key: str, source: str) -> tuple[str, ...]:
-    value = data.get(key)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise CardError(f'{source}: "{key}" must be a list of texts ["...", "..."].')
-    return tuple(value)
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
-    return kinds.get(type(value), "a number")
-
-
-def _merged(old: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Known fields that are empty now are left out, unless the document had them empty too."""
-    known = {*_TEXTS, *_LISTS, "extensions"}
-    return {key: value for key, value in old.items() if key not in known or not value} | dict(fields)
+def _update(target: dict[str, Any], key: str, old: Any, new: Any) -> None:
+    """Write a field that was changed, in the types of JSON."""
+    if new == old:
+        return
+    if isinstance(new, tuple):
+        target[key] = [dataclasses.asdict(item) if isinstance(item, Asset) else item for item in new]
+    else:
+        target[key] = dict(new) if isinstance(new, Mapping) else new
