@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from understudy.engine import SamplingParams
+from understudy.engine import Generation, SamplingParams
+from understudy.engine.constraint import Constraint
 from understudy.errors import ContextLengthError
 from understudy.evaluation.subject import Subject
 from understudy.evaluation.task import Progress
@@ -24,38 +25,56 @@ class Reply:
     Attributes:
         answer: words and calls.
         ended_by: "stop", "length", or "too_long" where the prompt alone outgrew the context.
+        raw: what the model wrote, calls in it as they came.
     """
 
     answer: Answer
     ended_by: str
+    raw: str = ""
 
 
 def answer_all(
-    model: Model, conversations: Sequence[Conversation], *, max_tokens: int, progress: Progress
+    model: Model,
+    conversations: Sequence[Conversation],
+    *,
+    max_tokens: int,
+    progress: Progress,
+    constraints: Sequence[Callable[[], Constraint] | None] = (),
 ) -> list[Reply]:
     """Let the engine answer each conversation, greedily, many at a time.
 
     A sequence's tokens do not depend on who shares its batch, so the answers are those of one at a time.
 
+    Args:
+        model: who answers.
+        conversations: what it is shown.
+        max_tokens: longest answer, in tokens.
+        progress: told how many are answered.
+        constraints: what each answer must follow; empty for nothing.
+
     Raises:
         EngineError: the backend failed.
     """
     replies: list[Reply] = []
-    for start in range(0, len(conversations), _IN_FLIGHT):
-        running = [_submit(model, one, max_tokens) for one in conversations[start : start + _IN_FLIGHT]]
+    asked = list(zip(conversations, constraints or [None] * len(conversations), strict=True))
+    for start in range(0, len(asked), _IN_FLIGHT):
+        running = [_submit(model, *one, max_tokens) for one in asked[start : start + _IN_FLIGHT]]
         for generation in running:
             if generation is None:
                 replies.append(Reply(answer=Answer(text=""), ended_by="too_long"))
             else:
                 text = generation.text()
-                replies.append(Reply(answer=parse_answer(text), ended_by=str(generation.finish_reason)))
+                replies.append(Reply(answer=parse_answer(text), ended_by=str(generation.finish_reason), raw=text))
             progress(len(replies), len(conversations))
     return replies
 
 
-def _submit(model: Model, conversation: Conversation, max_tokens: int) -> Any:
+def _submit(
+    model: Model, conversation: Conversation, constraint: Callable[[], Constraint] | None, max_tokens: int
+) -> Generation | None:
+    sampling = SamplingParams(temperature=0.0, seed=0)
     try:
-        return model.generate(conversation, sampling=SamplingParams(temperature=0.0, seed=0), max_tokens=max_tokens)
+        return model.generate(conversation, sampling=sampling, max_tokens=max_tokens, constraint=constraint)
     except ContextLengthError:
         return None
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from understudy.evaluation.checks import LineCheck
 from understudy.evaluation.subject import Subject
 from understudy.prompt import Conversation
 
-__all__ = ["WORLD", "WORLD_FILES", "Line", "read_evaluation_dialogues", "read_lines"]
+__all__ = ["WORLD", "WORLD_FILES", "Line", "read_evaluation_dialogues", "read_lines", "split_turns"]
 
 WORLD = "cloudmere"
 WORLD_FILES = tuple(
@@ -34,7 +34,8 @@ class Line:
         player: what was said just before, by the player or a function.
         truth: what the character says; empty where it calls a function.
         calls: what it calls: name and arguments.
-        check: how its words are judged; None where it calls a function.
+        check: how its words are judged; None where it calls a function, or nobody wrote checks.
+        is_question: the character asks the player for what it needs, and calls in its next turn.
     """
 
     dialogue: str
@@ -45,6 +46,12 @@ class Line:
     truth: str
     calls: tuple[Mapping[str, Any], ...]
     check: LineCheck | None
+    is_question: bool = False
+
+    @property
+    def is_after_result(self) -> bool:
+        """A function has just answered."""
+        return self.conversation.messages[-1].role == "tool"
 
 
 def read_evaluation_dialogues(subject: Subject) -> list[dict[str, Any]]:
@@ -82,27 +89,50 @@ def read_lines(subject: Subject) -> list[Line]:
     Raises:
         DataError: the files are missing or damaged.
     """
-    return [line for record in read_evaluation_dialogues(subject) for line in _lines(record)]
+    return [line for record in read_evaluation_dialogues(subject) for line in _checked_lines(record)]
 
 
-def _lines(record: dict[str, Any]) -> list[Line]:
-    found = []
+def _checked_lines(record: dict[str, Any]) -> list[Line]:
     checks = iter(record["checks"])
-    for number, turn in enumerate(record["turns"]):
+    return split_turns(
+        record,
+        [
+            LineCheck.from_json(next(checks), source=str(record["id"]))
+            if turn["role"] == "assistant" and turn.get("content")
+            else None
+            for turn in record["turns"]
+        ],
+    )
+
+
+def split_turns(record: Mapping[str, Any], checks: Sequence[LineCheck | None]) -> list[Line]:
+    """The character's turns of a dialogue.
+
+    Args:
+        record: as in `worlds/README.md`, functions as whole schemas.
+        checks: one for each of its turns.
+    """
+    found: list[Line] = []
+    turns = record["turns"]
+    for number, turn in enumerate(turns):
         if turn["role"] != "assistant":
             continue
-        truth = turn.get("content") or ""
-        check = LineCheck.from_json(next(checks), source=str(record["id"])) if truth else None
+        truth, before = turn.get("content") or "", turns[number - 1] if number else {}
         found.append(
             Line(
                 dialogue=str(record["id"]),
                 kind=str(record["kind"]),
                 number=number,
-                conversation=to_conversation({**record, "turns": record["turns"][:number]}),
-                player=str(record["turns"][number - 1].get("content") or "") if number else "",
+                conversation=to_conversation({**record, "turns": turns[:number]}),
+                player=str(before.get("content") or ""),
                 truth=truth,
                 calls=tuple(turn.get("tool_calls") or ()),
-                check=check,
+                check=checks[number],
+                is_question="?" in truth and before.get("role") == "user" and _calls_next(turns[number + 1 :]),
             )
         )
     return found
+
+
+def _calls_next(turns: Sequence[Mapping[str, Any]]) -> bool:
+    return next((bool(turn.get("tool_calls")) for turn in turns if turn["role"] == "assistant"), False)

@@ -10,6 +10,7 @@ from understudy.evaluation.tasks.fairytale import FairytaleQuestions
 from understudy.evaluation.tasks.likelihood import BookLikelihood, LineLikelihood
 from understudy.evaluation.tasks.lookup import Lookups
 from understudy.evaluation.tasks.npc import CharacterLines
+from understudy.evaluation.tasks.schema_guided import SchemaGuidedCalls
 from understudy.evaluation.tasks.size import Size
 from understudy.evaluation.tasks.speed import Speed
 from understudy.evaluation.tasks.zeros import ZeroNeurons
@@ -29,6 +30,7 @@ TASKS: dict[str, Task] = {
         Lookups(),
         CharacterLines(),
         FunctionCalls(),
+        SchemaGuidedCalls(),
         FairytaleQuestions(),
     )
 }
