@@ -52,6 +52,12 @@ mixture = { talk = 1.0 }
 """
 
 
+HALFWAY = """
+[halfway]
+stage = [{{ name = "all", steps = 2, length = 64, batch_tokens = 256, mixture = {{ lookups = 1.0 }} }}]
+parameters = {}
+"""
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
@@ -91,6 +97,9 @@ def test_each_training_gets_its_sources(tmp_path: Path) -> None:
         (("mixture = { talk = 1.0 }", "mixture = { tolk = 1.0 }"), "tolk"),
         (('kind = "lookup"', 'kind = "look"'), "kind must be"),
         (("[teacher]", "[teacher]\nfast = true"), "unknown key fast"),
+        (("[pruning]", "[halfway]\nparameters = 80000\n[pruning]"), r"needs a \[\[halfway.stage\]\]"),
+        (("[pruning]", HALFWAY.format(60_000) + "[pruning]"), "above .*60000, got 60000"),
+        (("[pruning]", HALFWAY.format(80_000) + "top_k = 5\n[pruning]"), "unknown key top_k"),
         (("head_dim = 16", "head_dim = 15"), "even number"),
         (("[pruning]\nparameters = 60000", ""), r"\[distillation\] needs a \[pruning\]"),
         (('name = "talk"', 'name = "lookups"'), "same name"),

@@ -11,7 +11,7 @@ from understudy.pipeline.stages import training_stages
 
 __all__ = ["all_stages"]
 
-_MODELS = ("teacher", "candidates", "student", "finetuned", "aware")
+_MODELS = ("teacher", "halfway", "candidates", "student", "finetuned", "aware")
 
 
 def all_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:

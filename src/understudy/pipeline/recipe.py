@@ -22,7 +22,8 @@ _TRAINING_KEYS = {
     "activation_checkpointing",
 }
 _DISTILLATION_KEYS = {field.name for field in dataclasses.fields(DistillationRecipe)} - {"teacher", "teacher_cache"}
-_PARTS = ("teacher", "distillation", "finetune", "aware")
+_PARTS = ("teacher", "halfway", "distillation", "finetune", "aware")
+_OWN_KEYS = {"distillation": _DISTILLATION_KEYS, "halfway": {"parameters"}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,7 @@ class MakeRecipe:
         model: the teacher's shape; None where it starts from a checkpoint.
         sources: all corpora, as TOML gave them; each training uses those that its mixtures name.
         teacher: training of the teacher, or the checkpoint it is.
+        halfway: of a model between teacher and student, that the student is cut from; None for one hop.
         pruning: None: the teacher is the model.
         distillation: of the pruned student.
         finetune: on dialogues; None for none.
@@ -152,6 +154,7 @@ class MakeRecipe:
     model: NemotronConfig | None
     sources: tuple[Mapping[str, Any], ...]
     teacher: TrainingPart
+    halfway: TrainingPart | None
     pruning: PruningRecipe | None
     distillation: TrainingPart | None
     finetune: TrainingPart | None
@@ -264,6 +267,7 @@ def _parse(raw: dict[str, Any], path: Path) -> MakeRecipe:
         model=NemotronConfig(**model) if model else None,
         sources=tuple(raw.get("source", [])),
         teacher=parts["teacher"],
+        halfway=parts.get("halfway"),
         pruning=PruningRecipe(**raw["pruning"]) if "pruning" in raw else None,
         distillation=parts.get("distillation"),
         finetune=parts.get("finetune"),
@@ -279,8 +283,7 @@ def _part(raw: Any, name: str, folder: Path) -> TrainingPart:
     if not isinstance(raw, dict):
         raise RecipeError(f"[{name}] must be a table.")
     options = {key: value for key, value in raw.items() if key not in _TRAINING_KEYS | {"start"}}
-    if options and name != "distillation":
-        raise RecipeError(f"[{name}]: unknown key {', '.join(sorted(options))}.")
+    _refuse_unknown(raw, _TRAINING_KEYS | {"start"} | _OWN_KEYS.get(name, set()), f"[{name}]")
     start = raw.get("start")
     return TrainingPart(raw=raw, start=folder / start if start else None, options=options)
 
@@ -303,8 +306,9 @@ def _check_trainings(recipe: MakeRecipe) -> None:
     if recipe.pruning is not None and not can_calibrate:
         raise RecipeError("[pruning] needs a [[distillation.stage]]: its mixture tells which texts to calibrate on.")
     if recipe.distillation is not None:
-        _refuse_unknown(recipe.distillation.options, _DISTILLATION_KEYS, "[distillation]")
         DistillationRecipe(**recipe.distillation.options)
+    if recipe.halfway is not None:
+        _check_halfway(recipe, recipe.halfway)
     shape = recipe.model or NemotronConfig(
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
         num_key_value_heads=1, head_dim=8,
@@ -312,6 +316,16 @@ def _check_trainings(recipe: MakeRecipe) -> None:
     for name, part in recipe.trainings().items():
         if part.has_stages:
             recipe.training(part, name=name, model=shape)
+
+
+def _check_halfway(recipe: MakeRecipe, part: TrainingPart) -> None:
+    size = part.options.get("parameters")
+    if recipe.pruning is None or recipe.distillation is None or not part.has_stages:
+        raise RecipeError("[halfway] needs a [[halfway.stage]], a [pruning] and a [distillation].")
+    if not isinstance(size, int) or isinstance(size, bool) or size <= recipe.pruning.parameters:
+        raise RecipeError(
+            f"[halfway]: parameters must be a whole number above [pruning]'s {recipe.pruning.parameters}, got {size!r}."
+        )
 
 
 def _refuse_unknown(raw: Mapping[str, Any], known: set[str], where: str) -> None:

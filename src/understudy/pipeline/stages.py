@@ -1,34 +1,27 @@
-"""The stages of a recipe, in their order: data, tokenizer, teacher, importance, candidates, student, finetuned."""
+"""The stages of a recipe up to the trained model, in their order."""
 
 import dataclasses
 import json
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from understudy.data.catalogue import check_file, sources_of
-from understudy.distillation.objective import Distillation
-from understudy.distillation.recipe import DistillationRecipe
-from understudy.distillation.teacher import vocabulary_hash
-from understudy.errors import DataError, RecipeError
-from understudy.model.checkpoint import LoadedModel, load_model
+from understudy.errors import RecipeError
+from understudy.model.checkpoint import load_model
 from understudy.model.config import NemotronConfig
 from understudy.pipeline.aware import aware_stage
 from understudy.pipeline.candidates import candidate_shapes, search
 from understudy.pipeline.estimate import estimate_pass, estimate_training
+from understudy.pipeline.halfway import halfway_stage
+from understudy.pipeline.measuring import calibration_part, calibration_windows, distillation_of
 from understudy.pipeline.recipe import MakeRecipe, TrainingPart
 from understudy.pipeline.stage import Estimate, Stage, StageContext
-from understudy.pipeline.training import export_model, locate_model, model_of, teacher_beside, train_model
+from understudy.pipeline.training import export_model, locate_model, model_of, train_model
 from understudy.pipeline.vocabulary import vocabulary_stage
 from understudy.pruning.importance import load_importance, measure_importance
 from understudy.tokenizer import Tokenizer
-from understudy.training.calibration import draw_batches
-from understudy.training.corpus import open_corpus
 from understudy.training.folder import write_json
-from understudy.training.objective import Objective
 from understudy.training.tokenizer import recipe_tokenizer
 
 __all__ = ["training_stages"]
@@ -45,9 +38,14 @@ class _Run:
 
     @property
     def parent(self) -> str:
-        """The stage whose model is cut and teaches."""
+        """The stage whose model teaches."""
         pruning = self.recipe.pruning
         return "vocabulary" if pruning is not None and pruning.vocabulary else "teacher"
+
+    @property
+    def uncut(self) -> str:
+        """The stage whose model the student is cut from."""
+        return "halfway" if self.recipe.halfway is not None else self.parent
 
 
 def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
@@ -81,6 +79,8 @@ def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
     last = "teacher"
     if run.parent == "vocabulary":
         stages.append(vocabulary_stage(recipe, data))
+    if recipe.halfway is not None:
+        stages.append(halfway_stage(recipe, data, teacher=run.parent))
     if recipe.pruning is not None:
         stages += _pruning_stages(run)
         last = "candidates"
@@ -141,7 +141,7 @@ def _pruning_stages(run: _Run) -> list[Stage]:
     recipe = run.recipe
     pruning = recipe.pruning
     assert pruning is not None
-    part = recipe.distillation if recipe.distillation and recipe.distillation.has_stages else recipe.teacher
+    part = calibration_part(recipe)
     tokens = pruning.samples * pruning.length
     what = f"{pruning.samples} samples of {pruning.length} tokens"
     measured = {key: getattr(pruning, key) for key in ("samples", "length")}
@@ -149,14 +149,14 @@ def _pruning_stages(run: _Run) -> list[Stage]:
     return [
         Stage(
             name="importance",
-            needs=(run.parent,),
+            needs=(run.uncut,),
             settings={**measured, "mixture": part.raw["stage"][0]["mixture"], "seed": recipe.seed},
-            run=partial(_importance, run, part),
+            run=partial(_importance, run),
             estimate=lambda _: estimate_pass(run.recipe.any_shape(), tokens=tokens, what=what),
         ),
         Stage(
             name="candidates",
-            needs=(run.parent, "importance"),
+            needs=tuple(dict.fromkeys((run.parent, run.uncut, "importance"))),
             settings={
                 "pruning": dataclasses.asdict(pruning),
                 "distillation": run.recipe.settings(brief) if brief else None,
@@ -206,42 +206,16 @@ def _teacher(run: _Run, context: StageContext) -> None:
     export_model(context, trainer)
 
 
-def _importance(run: _Run, part: TrainingPart, context: StageContext) -> None:
-    pruning = run.recipe.pruning
-    assert pruning is not None
-    files = load_model(model_of(context.inputs[run.parent]))
-    batches = _calibration(run, part, context, samples=pruning.samples, length=pruning.length, files=files)
+def _importance(run: _Run, context: StageContext) -> None:
+    files = load_model(model_of(context.inputs[run.uncut]))
+    batches = calibration_windows(run.recipe, run.data, context, files)
     found = measure_importance(files, batches, progress=lambda done, total: context.progress(done, total, "batches"))
     found.save(context.folder / "importance.safetensors")
 
 
-def _calibration(
-    run: _Run, part: TrainingPart, context: StageContext, *, samples: int, length: int, files: LoadedModel
-) -> list[Tensor]:
-    """Windows of the training's own mixture."""
-    training = run.recipe.training(part, name="calibration", model=files.config)
-    mixture = training.stages[0].mixture
-    cache = context.folder.parent / "cache"
-    batches: list[Tensor] = []
-    for source in training.sources:
-        share = round(samples * mixture.get(source.name, 0.0) / sum(mixture.values()))
-        if share:
-            corpus = open_corpus(
-                source, data=run.data, cache=cache, tokenizer=files.tokenizer, eos=files.config.eos_token_id,
-                report=context.report,
-            )  # fmt: skip
-            stream = (
-                corpus.stream if corpus.stream is not None else corpus.dialogues.token_ids if corpus.dialogues else None
-            )
-            assert stream is not None
-            batches += draw_batches(stream, samples=share, length=length, seed=run.recipe.seed)
-    if not batches:
-        raise DataError("The calibration mixture is empty; give [pruning] more samples.")
-    return batches
-
-
 def _candidates(run: _Run, context: StageContext) -> None:
-    files = load_model(model_of(context.inputs[run.parent]))
+    teacher = load_model(model_of(context.inputs[run.parent]))
+    files = load_model(model_of(context.inputs[run.uncut]))
     importance = load_importance(context.inputs["importance"] / "importance.safetensors", files)
     search(
         context,
@@ -249,7 +223,7 @@ def _candidates(run: _Run, context: StageContext) -> None:
         data=run.data,
         parent=files,
         importance=importance,
-        objective=partial(_objective, run, files),
+        objective=partial(distillation_of, run.recipe, teacher),
     )
 
 
@@ -265,7 +239,7 @@ def _distil(run: _Run, context: StageContext) -> None:
         data=run.data,
         tokenizer=student.tokenizer,
         start=student,
-        objective=_objective(run, files, student.config),
+        objective=distillation_of(run.recipe, files, student.config),
     )
     export_model(context, trainer, more={"distillation": dict(part.options)})
     candidates = context.inputs["candidates"]
@@ -318,11 +292,3 @@ def _candidates_estimate(run: _Run, root: Path) -> Estimate:
         memory_bytes=one.memory_bytes,
         what=f"{pruning.candidates} candidates, each {one.what}",
     )
-
-
-def _objective(run: _Run, teacher: LoadedModel, student: NemotronConfig) -> Objective:
-    """The distillation's loss; the teacher stays in this process."""
-    part = run.recipe.distillation
-    options: dict[str, Any] = dict(part.options) if part else {}
-    vocabulary = vocabulary_hash(teacher.tokenizer.definition)
-    return Distillation(teacher_beside(teacher), DistillationRecipe(**options), student=student, vocabulary=vocabulary)
