@@ -165,6 +165,14 @@ def said(*messages: object) -> dict[str, Any]:
     return chat(messages=list(messages))
 
 
+def tool(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def schema(asked: dict[str, Any]) -> dict[str, Any]:
+    return chat(response_format={"type": "json_schema", "json_schema": asked})
+
+
 FIELDS: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("no model", {"messages": [USER]}, "model", "model is missing"),
     ("model is a number", chat(model=4), "model", "must be a valid string, got 4"),
@@ -227,21 +235,67 @@ FIELDS: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("tool with a bad name", chat(tools=[{"function": {"name": "a b"}}]), "tools[0].function.name", "pattern"),
     ("tool of another type", chat(tools=[{**TOOL, "type": "web"}]), "tools[0].type", "'function'"),
     ("tool twice", chat(tools=[TOOL, TOOL]), "tools", "twice"),
-    ("forced tool", chat(tools=[TOOL], tool_choice="required"), "tool_choice", "not yet supported"),
+    ("forced tool without tools", chat(tool_choice="required"), "tool_choice", "there are no tools"),
     (
-        "named tool",
-        chat(tools=[TOOL], tool_choice={"function": {"name": "open_gate"}}),
+        "a tool that is not there",
+        chat(tools=[TOOL], tool_choice={"function": {"name": "fly"}}),
         "tool_choice",
-        "not yet supported",
+        "no tool is named 'fly'",
     ),
-    ("unknown tool choice", chat(tools=[TOOL], tool_choice="maybe"), "tool_choice", '"auto" or "none"'),
-    ("JSON wanted", chat(response_format={"type": "json_object"}), "response_format", "supported yet"),
-    ("schema wanted", chat(response_format={"type": "json_schema"}), "response_format", "supported yet"),
-    ("format is a text", chat(response_format="json"), "response_format", "supported yet"),
-    *((f"{kind} wanted", chat(**{kind: []}), kind, "not yet supported") for kind in ("guided_json", "guided_choice")),
-    ("guided_regex wanted", chat(guided_regex="a+"), "guided_regex", "not yet supported"),
-    ("nvext", chat(nvext={"guided_json": {}}), "nvext.guided_json", "not yet supported"),
-    ("nvext is a list", chat(nvext=[1]), "nvext", "must be an object"),
+    ("unknown tool choice", chat(tools=[TOOL], tool_choice="maybe"), "tool_choice", '"required"'),
+    ("choice of a custom tool", chat(tools=[TOOL], tool_choice={"type": "custom"}), "tool_choice", '"required"'),
+    (
+        "a keyword of a schema",
+        chat(tools=[TOOL, tool("b", {"properties": {"x": {"not": {}}}})]),
+        "tools[1].function.parameters",
+        "/properties/x: the keyword 'not'",
+    ),
+    (
+        "a pattern that is none",
+        chat(tools=[TOOL, tool("b", {"properties": {"x": {"type": "string", "pattern": "(?=a)b"}}})]),
+        "tools[1].function.parameters",
+        "look-around",
+    ),
+    ("schema without a name", schema({"schema": {}}), "response_format.json_schema.name", "is missing"),
+    (
+        "no schema",
+        chat(response_format={"type": "json_schema"}),
+        "response_format.json_schema",
+        "json_schema is missing",
+    ),
+    (
+        "schema is a list",
+        schema({"name": "x", "schema": []}),
+        "response_format.json_schema.schema",
+        "dictionary",
+    ),
+    (
+        "schema that is not held",
+        schema({"name": "x", "schema": {"uniqueItems": True}}),
+        "response_format.json_schema.schema",
+        "'uniqueItems'",
+    ),
+    ("format is a text", chat(response_format="json"), "response_format", "dictionary"),
+    ("unknown format", chat(response_format={"type": "yaml"}), "response_format.type", "'json_schema'"),
+    ("guided_json is a list", chat(guided_json=[]), "guided_json", "must be an object"),
+    ("guided_json is no JSON", chat(guided_json="{"), "guided_json", "no JSON"),
+    ("guided_choice is empty", chat(guided_choice=[]), "guided_choice", "1 to 1024 texts"),
+    ("guided_regex is none", chat(guided_regex="a("), "guided_regex", "cannot be held"),
+    ("guided_grammar is no GBNF", chat(guided_grammar="root ::= ("), "guided_grammar", "no GBNF"),
+    ("guided_grammar is no Lark", chat(guided_grammar="start: nobody"), "guided_grammar", "nobody"),
+    ("nvext", chat(nvext={"guided_json": {"not": {}}}), "nvext.guided_json", "'not'"),
+    ("other white space", chat(guided_whitespace_pattern=" "), "guided_whitespace_pattern", "not yet supported"),
+    ("two forms", chat(guided_json={}, guided_regex="a"), "guided_regex", "so does guided_json"),
+    ("two places", chat(guided_json={}, nvext={"guided_json": {}}), "nvext.guided_json", "so does guided_json"),
+    ("form and tools", chat(guided_regex="a", tools=[TOOL]), "guided_regex", "cannot be combined"),
+    (
+        "form and forced tool",
+        chat(response_format={"type": "json_object"}, tools=[TOOL], tool_choice="required"),
+        "tool_choice",
+        "wants a call, and response_format a form",
+    ),
+    ("nvext is a list", chat(nvext=[1]), "nvext", "dictionary"),
+    ("a result without a call", said(USER, {"role": "tool", "content": "1"}), "messages[1]", "no call"),
     ("logprobs", chat(logprobs=True), "logprobs", "not yet supported"),
     ("top_logprobs", chat(top_logprobs=3), "top_logprobs", "not yet supported"),
     ("old functions", chat(functions=[{"name": "f"}]), "functions", "not yet supported"),

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 CHAT = "/v1/chat/completions"
 CALL = '<toolcall> {"name": "open_gate", "arguments": {"side": "north"}} </toolcall>'
 LINE = '{"name": "open_gate", "arguments": {"side": "north"}}'
-TOOLS = [{"type": "function", "function": {"name": "open_gate"}}]
+SIDE = {"type": "object", "properties": {"side": {"type": "string"}}, "required": ["side"]}
+TOOLS = [{"type": "function", "function": {"name": "open_gate", "parameters": SIDE}}]
 
 
 async def test_a_stream(client: httpx.AsyncClient, body: "Body", events: "Events") -> None:
@@ -76,17 +78,16 @@ async def test_a_tool_call(client: httpx.AsyncClient, body: "Body", stage: "Stag
         "function": {"name": "open_gate", "arguments": '{"side": "north"}'},
     }
     chunks = events((await client.post(CHAT, json=body(tools=TOOLS, stream=True))).text)
-    deltas = [c["choices"][0]["delta"] for c in chunks]
-    head = deltas[1]["tool_calls"][0]
-    assert deltas[1:] == [
-        {
-            "tool_calls": [
-                {"index": 0, "id": head["id"], "type": "function", "function": {"name": "open_gate", "arguments": ""}}
-            ]
-        },
-        {"tool_calls": [{"index": 0, "function": {"arguments": '{"side": "north"}'}}]},
-        {},
-    ]
+    role, head, *parts, end = [c["choices"][0]["delta"] for c in chunks]
+    assert role == {"role": "assistant", "content": None}
+    own_id = head["tool_calls"][0]["id"]
+    function = {"name": "open_gate", "arguments": ""}
+    assert head == {"tool_calls": [{"index": 0, "id": own_id, "type": "function", "function": function}]}
+    pieces = [part["tool_calls"][0]["function"]["arguments"] for part in parts]
+    assert parts == [{"tool_calls": [{"index": 0, "function": {"arguments": piece}}]} for piece in pieces]
+    assert pieces[:6] == ['{"side": "', *"north"]
+    assert "".join(pieces) == '{"side": "north"}'
+    assert end == {}
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
@@ -105,19 +106,13 @@ async def test_words_and_two_calls(client: httpx.AsyncClient, body: "Body", stag
     ("script", "fields", "content", "reason"),
     [
         (CALL, {}, LINE, "stop"),
-        (CALL, {"tools": TOOLS, "tool_choice": "none"}, LINE, "stop"),
         (f"So. {CALL}", {}, f"So.\n{LINE}", "stop"),
-        (
-            '<toolcall> {"name": "fly", "arguments": {}} </toolcall>',
-            {"tools": TOOLS},
-            '{"name": "fly", "arguments": {}}',
-            "stop",
-        ),
-        ("<toolcall> open the gate </toolcall>", {"tools": TOOLS}, "open the gate", "stop"),
-        (CALL, {"tools": TOOLS, "max_tokens": 9}, '{"name"', "length"),
+        ("<toolcall> open the gate </toolcall>", {}, "open the gate", "stop"),
+        (CALL, {"max_tokens": 9}, '{"name"', "length"),
         (CALL, {"tools": TOOLS, "max_tokens": 1}, "", "length"),
+        (f"So. {CALL}", {"tools": TOOLS, "max_tokens": 9}, "So.", "length"),
     ],
-    ids=["no tools", "none", "words first", "unknown function", "malformed", "cut off", "cut at once"],
+    ids=["no tools", "words first", "malformed", "cut off", "cut at once", "cut before its arguments"],
 )
 async def test_what_is_no_call_is_words(
     client: httpx.AsyncClient,
@@ -135,7 +130,47 @@ async def test_what_is_no_call_is_words(
     assert (choice["message"]["content"], choice["finish_reason"]) == (content, reason)
     chunks = [c["choices"][0] for c in events((await client.post(CHAT, json=body(**fields, stream=True))).text)]
     assert "".join(c["delta"].get("content", "") for c in chunks) == content
+    assert not any("tool_calls" in c["delta"] for c in chunks)
     assert chunks[-1]["finish_reason"] == reason
+
+
+async def test_a_call_that_is_cut_off(
+    client: httpx.AsyncClient, body: "Body", stage: "Stage", events: "Events"
+) -> None:
+    """As at OpenAI the stream has what came of it, and tells by its reason; a whole answer has whole calls only."""
+    stage.script = f"{CALL}\n{CALL}"
+    line = CALL[len("<toolcall>") : -len("</toolcall>")]
+    fields = body(tools=TOOLS, max_tokens=len(line) + 4 + line.index("rth"))
+    choice = (await client.post(CHAT, json=fields)).json()["choices"][0]
+    assert [c["function"]["arguments"] for c in choice["message"]["tool_calls"]] == ['{"side": "north"}']
+    assert choice["finish_reason"] == "length"
+    chunks = [c["choices"][0] for c in events((await client.post(CHAT, json=fields | {"stream": True})).text)]
+    parts = [part for c in chunks for part in c["delta"].get("tool_calls", ())]
+    texts = ["".join(p["function"]["arguments"] for p in parts if p["index"] == n) for n in (0, 1)]
+    assert texts == ['{"side": "north"}', '{"side": "no']
+    assert chunks[-1]["finish_reason"] == "length"
+
+
+async def test_a_call_is_complete_with_its_arguments(client: httpx.AsyncClient, body: "Body", stage: "Stage") -> None:
+    stage.script = CALL
+    choice = (await client.post(CHAT, json=body(tools=TOOLS, max_tokens=CALL.index("}}") - 8))).json()["choices"][0]
+    assert [c["function"]["arguments"] for c in choice["message"]["tool_calls"]] == ['{"side": "north"}']
+    assert choice["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    "script", ['<toolcall> {"name": "fly", "arguments": {}} </toolcall>', "<toolcall> open the gate </toolcall>"]
+)
+async def test_what_the_model_would_rather_call(
+    client: httpx.AsyncClient, body: "Body", stage: "Stage", script: str
+) -> None:
+    """The grammar has the model name what was offered, with arguments that fit."""
+    stage.script = script
+    choice = (await client.post(CHAT, json=body(tools=TOOLS, seed=1, max_tokens=300))).json()["choices"][0]
+    for call in choice["message"].get("tool_calls", ()):
+        assert call["function"]["name"] == "open_gate"
+        assert json.loads(call["function"]["arguments"]).keys() == {"side"}
+    assert "tool_calls" in choice["message"] or choice["finish_reason"] == "length"
 
 
 async def test_half_a_surrogate_pair_in_arguments(client: httpx.AsyncClient, body: "Body", stage: "Stage") -> None:

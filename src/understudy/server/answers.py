@@ -1,60 +1,29 @@
-"""The model's tokens as the pieces of OpenAI's answers, whole or streamed: both are made of the same deltas."""
+"""The model's text as the pieces of OpenAI's answers, whole or streamed: both are made of the same deltas."""
 
 import asyncio
 import dataclasses
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Literal
 
-from understudy.engine import FinishReason, Generation
+from understudy.engine import Generation
 from understudy.errors import UnderstudyError
-from understudy.prompt import AnswerParser, ToolCall
-from understudy.prompt.template import call_line
 from understudy.server.problem import problem_of
+from understudy.server.reading import CallPart, Reader, WordsReader
 
 __all__ = ["Answers", "Delta"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """What one choice adds: words, whole tool calls, or its end."""
+    """What one choice adds: words, parts of tool calls, or its end."""
 
     index: int
     text: str = ""
-    calls: tuple[ToolCall, ...] = ()
+    parts: tuple[CallPart, ...] = ()
     finish_reason: str | None = None
-
-
-class _Choice:
-    """The reader of one generation."""
-
-    def __init__(self, index: int, tool_names: frozenset[str], max_calls: int | None) -> None:
-        self._index = index
-        self._tool_names = tool_names
-        self._max_calls = max_calls
-        self._parser = AnswerParser()
-        self._num_read = 0
-        self._num_calls = 0
-        self._has_text = False
-
-    def read(self, text: str, reason: FinishReason | None) -> Delta:
-        spoken = self._parser.push(text)
-        if reason is not None:
-            spoken += self._parser.finish()
-        calls = []
-        found = self._parser.tool_calls[self._num_read :]
-        self._num_read += len(found)
-        for call in found:
-            if call.name not in self._tool_names:  # a function that nobody offered is only words
-                spoken += ("\n" if self._has_text or spoken else "") + call_line(call)
-            elif self._max_calls is None or self._num_calls < self._max_calls:
-                self._num_calls += 1
-                calls.append(dataclasses.replace(call, id=f"call_{secrets.token_hex(12)}"))
-        self._has_text = self._has_text or bool(spoken)
-        finish = "tool_calls" if reason == "stop" and self._num_calls else reason
-        return Delta(self._index, spoken, tuple(calls), finish)
 
 
 class Answers:
@@ -71,22 +40,23 @@ class Answers:
         generations: list[Generation],
         *,
         model: str,
-        tool_names: frozenset[str] = frozenset(),
-        max_calls: int | None = None,
+        new_reader: Callable[[], Reader] = WordsReader,
+        called: Literal["stop", "tool_calls"] = "tool_calls",
     ) -> None:
         """Read what the engine makes.
 
         Args:
             generations: one a choice.
             model: name to answer under.
-            tool_names: functions that were offered.
-            max_calls: at most so many calls a choice; None: no limit.
+            new_reader: makes what finds words and calls in a choice's text.
+            called: the reason that an answer with calls ends with.
         """
         self.id = f"chatcmpl-{secrets.token_hex(16)}"
         self.created = int(time.time())
         self.model = model
         self._generations = generations
-        self._choices = [_Choice(n, tool_names, max_calls) for n in range(len(generations))]
+        self._readers = [new_reader() for _ in generations]
+        self._called = called
 
     def cancel(self) -> None:
         """Stop the model's work on this request."""
@@ -128,10 +98,15 @@ class Answers:
                 task.cancel()
 
     async def _read(self, index: int, arrived: "asyncio.Queue[Delta | BaseException]") -> None:
+        has_called = False
         async for chunk in self._generations[index]:
-            delta = self._choices[index].read(chunk.text, chunk.finish_reason)
-            if delta.text or delta.calls or delta.finish_reason:
-                arrived.put_nowait(delta)
+            reason: str | None = chunk.finish_reason
+            words, parts = self._readers[index].read(chunk.text, is_final=reason is not None)
+            has_called = has_called or any(part.is_last for part in parts)
+            if reason == "stop" and has_called:
+                reason = self._called
+            if words or parts or reason:
+                arrived.put_nowait(Delta(index, words, parts, reason))
 
     async def whole(self) -> dict[str, Any]:
         """The complete answer.
@@ -140,16 +115,16 @@ class Answers:
             EngineError: a generation failed.
         """
         texts = [""] * len(self._generations)
-        calls: list[list[ToolCall]] = [[] for _ in texts]
+        parts: list[list[CallPart]] = [[] for _ in texts]
         reasons: list[str | None] = [None] * len(texts)
         async for delta in self.deltas():
             texts[delta.index] += delta.text
-            calls[delta.index] += delta.calls
+            parts[delta.index] += delta.parts
             reasons[delta.index] = delta.finish_reason
         choices = [
             {
                 "index": n,
-                "message": _message(texts[n], calls[n]),
+                "message": _message(texts[n], parts[n]),
                 "logprobs": None,
                 "finish_reason": reasons[n],
             }
@@ -167,18 +142,16 @@ class Answers:
             EngineError: a generation failed before the first event.
         """
         opened = [False] * len(self._generations)
-        num_calls = [0] * len(self._generations)
         try:
             async for delta in self.deltas():
                 if not opened[delta.index]:
                     opened[delta.index] = True
-                    yield self._event(delta.index, {"role": "assistant", "content": ""}, has_usage=has_usage)
+                    content = None if delta.parts and not delta.text else ""
+                    yield self._event(delta.index, {"role": "assistant", "content": content}, has_usage=has_usage)
                 if delta.text:
                     yield self._event(delta.index, {"content": delta.text}, has_usage=has_usage)
-                for call in delta.calls:
-                    for part in _call_parts(call, num_calls[delta.index]):
-                        yield self._event(delta.index, {"tool_calls": [part]}, has_usage=has_usage)
-                    num_calls[delta.index] += 1
+                for part in delta.parts:
+                    yield self._event(delta.index, {"tool_calls": [_part(part)]}, has_usage=has_usage)
                 if delta.finish_reason:
                     yield self._event(delta.index, {}, has_usage=has_usage, finish_reason=delta.finish_reason)
         except UnderstudyError as error:
@@ -199,20 +172,24 @@ class Answers:
         return _event({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
 
 
-def _message(text: str, calls: list[ToolCall]) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
-    if calls:
-        message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in calls
-        ]
-    return message
+def _message(text: str, parts: list[CallPart]) -> dict[str, Any]:
+    """A whole message; a call that was cut off is not in it."""
+    calls = []
+    for part in parts:
+        if part.is_last:
+            own = [one for one in parts if one.number == part.number]
+            function = {"name": own[0].name, "arguments": "".join(one.arguments for one in own)}
+            calls.append({"id": own[0].id, "type": "function", "function": function})
+    message = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    return {**message, "tool_calls": calls} if calls else message
 
 
-def _call_parts(call: ToolCall, number: int) -> list[dict[str, Any]]:
-    """Name and id once, then the arguments: clients join what comes twice."""
-    head = {"index": number, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
-    return [head, {"index": number, "function": {"arguments": call.arguments}}]
+def _part(part: CallPart) -> dict[str, Any]:
+    """Name and id once: clients join what comes twice."""
+    if not part.name:
+        return {"index": part.number, "function": {"arguments": part.arguments}}
+    function = {"name": part.name, "arguments": part.arguments}
+    return {"index": part.number, "id": part.id, "type": "function", "function": function}
 
 
 def _event(value: dict[str, Any]) -> str:

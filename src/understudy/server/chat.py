@@ -9,12 +9,13 @@ from fastapi import Request, Response
 
 from understudy.engine import Generation, SamplingParams
 from understudy.errors import RequestError, UnderstudyError
-from understudy.prompt import Conversation, Message, Role, ToolCall
 from understudy.server.answers import Answers
 from understudy.server.body import read_json
 from understudy.server.connection import EventStream, client_gone, unless_gone
+from understudy.server.conversation import read_conversation
+from understudy.server.form import answer_form
 from understudy.server.problem import JsonResponse, Problem
-from understudy.server.schema import ChatMessage, ChatRequest, Document, parse_chat_request
+from understudy.server.schema import ChatRequest, parse_chat_request
 from understudy.server.served import ServedModel
 
 __all__ = ["answer_chat", "check_model"]
@@ -31,7 +32,6 @@ _SAMPLING = (
     "presence_penalty",
     "seed",
 )
-_ROLES: dict[str, Role] = {"developer": "system", "function": "tool"}
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -52,9 +52,11 @@ async def answer_chat(request: Request, served: ServedModel) -> Response:
             code="rate_limit_exceeded",
             headers={"retry-after": "1"},
         )
-    # Rendering and encoding a long prompt takes a while; health probes must not wait for it.
-    answers = await asyncio.to_thread(_start, body, served)
+    # Encoding a long prompt and compiling a grammar take a while; health probes must not wait for it.
+    answers, num_left_out = await asyncio.to_thread(_start, body, served)
     headers = {"x-ignored-fields": _listed(body.ignored_fields)} if body.ignored_fields else {}
+    if num_left_out:
+        headers["x-left-out-calls"] = str(num_left_out)
     watch = asyncio.create_task(client_gone(request.receive))
     if not body.stream:
         try:
@@ -89,11 +91,15 @@ def check_model(served: ServedModel, name: str) -> None:
         )
 
 
-def _start(body: ChatRequest, served: ServedModel) -> Answers:
-    conversation = _conversation(body)
+def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
+    """Begin to answer; with the number of calls in the history that the model is not shown."""
+    conversation, num_left_out = read_conversation(body)
     sampling = _sampling(body, served.model.default_sampling)
     max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    start = functools.partial(served.model.generate, conversation, max_tokens=max_tokens, stop=tuple(body.stop))
+    constraint, new_reader = answer_form(body, served.model)
+    start = functools.partial(
+        served.model.generate, conversation, max_tokens=max_tokens, stop=tuple(body.stop), constraint=constraint
+    )
     generations: list[Generation] = []
     try:
         for number in range(body.n or 1):
@@ -102,12 +108,10 @@ def _start(body: ChatRequest, served: ServedModel) -> Answers:
         for generation in generations:
             generation.cancel()
         raise
-    return Answers(
-        generations,
-        model=body.model,
-        tool_names=frozenset(tool["function"]["name"] for tool in conversation.tools),
-        max_calls=1 if body.parallel_tool_calls is False else None,
-    )
+    # As OpenAI: a call of a named function is no choice of the model's, and its answer just stops.
+    is_named = isinstance(body.tool_choice, dict) and "function" in body.tool_choice
+    answers = Answers(generations, model=body.model, new_reader=new_reader, called="stop" if is_named else "tool_calls")
+    return answers, num_left_out
 
 
 def _nth(sampling: SamplingParams, number: int) -> SamplingParams:
@@ -124,34 +128,6 @@ def _sampling(body: ChatRequest, default: SamplingParams) -> SamplingParams:
         raise RequestError('logit_bias must have token ids as its keys, e.g. {"42": -100}.', param="logit_bias")
     given["logit_bias"] = {int(token_id): value for token_id, value in bias.items()}
     return dataclasses.replace(default, **given)
-
-
-def _conversation(body: ChatRequest) -> Conversation:
-    has_tools = body.tools and body.tool_choice != "none"
-    tools = [tool.to_json() for tool in body.tools or ()] if has_tools else []
-    return Conversation(
-        messages=tuple(map(_message, body.messages)),
-        tools=tuple(tools),
-        contexts=tuple(map(_passage, body.documents or ())),
-    )
-
-
-def _message(message: ChatMessage) -> Message:
-    calls = [
-        ToolCall(name=c.function.name, arguments=c.function.arguments, id=c.id or "") for c in message.tool_calls or ()
-    ]
-    if message.function_call:
-        calls.append(ToolCall(name=message.function_call.name, arguments=message.function_call.arguments))
-    return Message(
-        role=_ROLES.get(message.role, message.role),  # type: ignore[arg-type]
-        content=message.content or "",
-        tool_calls=tuple(calls),
-        tool_call_id=message.tool_call_id or "",
-    )
-
-
-def _passage(document: Document) -> str:
-    return f"{document.title}: {document.text}" if document.title else document.text
 
 
 def _listed(names: list[str]) -> str:

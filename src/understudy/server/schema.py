@@ -14,7 +14,9 @@ __all__ = [
     "ChatMessage",
     "ChatRequest",
     "Document",
+    "GuidedFields",
     "Record",
+    "ResponseFormat",
     "StreamOptions",
     "Tool",
     "ToolCallPart",
@@ -28,7 +30,8 @@ _MAX_TOOLS = 128
 _TYPO_RATIO = 0.85
 # Known fields that change nothing here.
 _WITHOUT_EFFECT = frozenset(
-    {"metadata", "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort"}
+    {"guided_decoding_backend", "metadata", "prediction", "prompt_cache_key", "prompt_cache_retention"}
+    | {"reasoning_effort"}
     | {"safety_identifier", "service_tier", "store", "user", "verbosity"}
 )
 # Fields that ask for what this server cannot do yet; ignoring them would give a wrong answer with status 200.
@@ -89,17 +92,15 @@ def _document(value: Any) -> Any:
 
 
 def _choice_of_tool(value: Any) -> Any:
-    if value in (None, "auto", "none"):
+    if value is None or value in ("auto", "none", "required"):
         return value
-    if value == "required" or isinstance(value, dict):
-        raise ValueError(f'{_shown(value)} is not yet supported; use "auto" or "none"')
-    raise ValueError(f'must be "auto" or "none", got {_shown(value)}')
-
-
-def _format(value: Any) -> Any:
-    if value is None or (isinstance(value, dict) and value.get("type") == "text"):
-        return value
-    raise ValueError(f'must be {{"type": "text"}}, nothing else is supported yet; got {_shown(value)}')
+    kind = value.get("type", "function") if isinstance(value, dict) else None
+    if kind not in ("function", "allowed_tools") or kind not in value:
+        raise ValueError(
+            'must be "auto", "none", "required", {"type": "function", "function": {"name": "..."}} or '
+            f'{{"type": "allowed_tools", "allowed_tools": {{...}}}}, got {_shown(value)}'
+        )
+    return {kind: value[kind]}
 
 
 def _modalities(value: Any) -> Any:
@@ -153,10 +154,35 @@ class StreamOptions(Record):
     include_usage: bool | None = None
 
 
+class _JsonSchema(Record):
+    name: Annotated[str, Field(min_length=1)]
+    strict: bool | None = None
+    # `schema` is a name of pydantic's own; without one, any JSON will do.
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+
+class ResponseFormat(Record):
+    """The form that the answer shall have; other servers take a `schema` beside `json_object`, so it is taken here."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _JsonSchema | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+
+class GuidedFields(Record):
+    """NIM's ways to ask for a form; what they may hold is checked where the grammars are made."""
+
+    guided_json: Any = None
+    guided_choice: Any = None
+    guided_regex: Any = None
+    guided_grammar: Any = None
+
+
 class _ToolFunction(Record):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None  # without effect: every schema is held to
 
 
 class Tool(Record):
@@ -175,7 +201,7 @@ class Tool(Record):
         return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
 
 
-class ChatRequest(Record):
+class ChatRequest(GuidedFields):
     """The body of `POST /v1/chat/completions`; ranges of the sampling fields are the engine's to check."""
 
     model: Annotated[str, Field(min_length=1)]
@@ -205,13 +231,16 @@ class ChatRequest(Record):
     documents: list[Annotated[Document, BeforeValidator(_document, json_schema_input_type=str | Document)]] | None = (
         None
     )
-    response_format: Annotated[Any, BeforeValidator(_format)] = None
+    response_format: ResponseFormat | None = None
+    nvext: GuidedFields | None = None
     modalities: Annotated[Any, BeforeValidator(_modalities)] = None
 
     @property
     def ignored_fields(self) -> list[str]:
         """Fields that nobody here knows."""
-        return sorted((self.model_extra or {}).keys() - _WITHOUT_EFFECT - _UNSUPPORTED - {"nvext"})
+        extended = (self.nvext.model_extra or {}) if self.nvext else {}
+        names = [*(self.model_extra or {}), *(f"nvext.{name}" for name in extended)]
+        return sorted(set(names) - _WITHOUT_EFFECT - _UNSUPPORTED)
 
 
 def parse_chat_request(value: Mapping[str, Any]) -> ChatRequest:
@@ -225,11 +254,17 @@ def parse_chat_request(value: Mapping[str, Any]) -> ChatRequest:
         request = ChatRequest.model_validate(value)
     except ValidationError as error:
         raise field_problem(error.errors(include_url=False)[0]) from error
-    for name in request.ignored_fields:
-        _refuse_typo(name)
+    for name in request.model_extra or ():
+        if name not in _WITHOUT_EFFECT | _UNSUPPORTED:
+            _refuse_typo(name)
     _check_messages(request.messages)
     if request.stream_options is not None and not request.stream:
         raise _invalid('is only allowed with "stream": true', "stream_options")
+    form = request.response_format
+    if form is not None and form.type == "json_schema" and form.json_schema is None:
+        raise _invalid("is missing", "response_format.json_schema")
+    if request.tool_choice not in (None, "auto", "none") and not request.tools:
+        raise _invalid("asks for a call, but there are no tools", "tool_choice")
     names = [tool.function.name for tool in request.tools or ()]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise _invalid(f"has the function {doubled!r} twice; rename one", "tools")
@@ -241,14 +276,12 @@ def _refuse_unsupported(value: Mapping[str, Any]) -> None:
     for name, given in value.items():
         if name in _UNSUPPORTED and given not in (None, False, 0, [], "none", "auto"):
             raise _unsupported(name)
-        if name.startswith("guided_") and given is not None:
-            raise _unsupported(name)
     extension = value.get("nvext")
-    if extension is not None and not isinstance(extension, dict):
-        raise _invalid(f"must be an object, got {_shown(extension)}", "nvext")
-    for name, given in (extension or {}).items():
-        if name.startswith("guided_") and given is not None:
-            raise _unsupported(f"nvext.{name}")
+    for place, fields in (("", value), ("nvext.", extension if isinstance(extension, dict) else {})):
+        for name, given in fields.items():
+            is_known = name in GuidedFields.model_fields or name in _WITHOUT_EFFECT
+            if name.startswith("guided_") and not is_known and given is not None:
+                raise _unsupported(f"{place}{name}")
 
 
 def _refuse_typo(name: str) -> None:
