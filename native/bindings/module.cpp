@@ -178,6 +178,19 @@ NB_MODULE(_native, m) {
         .def("copy_block", [](KvPool& pool, int64_t from, int64_t to) {
             require(from >= 0 && from < pool.num_blocks() && to >= 0 && to < pool.num_blocks(), "a block is outside the pool");
             pool.copy_block(from, to);
+        })
+        .def("read_block", [](const KvPool& pool, int64_t index) {
+            require(index >= 0 && index < pool.num_blocks(), "a block is outside the pool");
+            auto size = static_cast<size_t>(pool.block_stride());
+            auto* memory = new uint8_t[size];
+            nb::capsule owner(memory, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
+            std::copy_n(pool.block(index), size, memory);
+            return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, {size}, owner);
+        })
+        .def("write_block", [](KvPool& pool, int64_t index, const Bytes& content) {
+            require(index >= 0 && index < pool.num_blocks(), "a block is outside the pool");
+            require(static_cast<int64_t>(content.size()) == pool.block_stride(), "the content is not of a block's size");
+            std::copy_n(content.data(), content.size(), pool.block(index));
         });
 
     nb::class_<Model>(m, "Model")

@@ -20,7 +20,7 @@ KvPool::KvPool(const ModelShape& shape, int64_t num_blocks, bool is_8bit)
       memory_(static_cast<size_t>(num_layers_ * num_blocks_ * block_bytes_)) {}
 
 void KvPool::copy_block(int64_t from, int64_t to) {
-    std::memcpy(memory_.data() + to * block_stride(), memory_.data() + from * block_stride(), static_cast<size_t>(block_stride()));
+    std::memcpy(block(to), block(from), static_cast<size_t>(block_stride()));
 }
 
 Model::Model(const ModelShape& shape, int num_threads, const std::string& kernels)

@@ -102,6 +102,52 @@ def test_a_fork_goes_its_own_way(backend: CpuBackend) -> None:
     np.testing.assert_array_equal(again, expected[40:])
 
 
+@pytest.mark.parametrize("kv_bits", [8, 16])
+@pytest.mark.parametrize(("start", "length"), [(0, 70), (32, 64), (64, 65), (0, 5)])
+def test_pages_that_left_come_back_with_the_same_bits(kv_bits: int, start: int, length: int) -> None:
+    model = tiny_model()
+    there, here = (CpuBackend(model.config, model.weights, kv_bits=kv_bits) for _ in range(2))
+    cache, other = there.new_cache(), there.new_cache()
+    there.forward([Step(other, IDS[::-1])])  # leaves its values in blocks that are used again
+    del other
+    there.forward([Step(cache, IDS)])
+    expected = there.forward([Step(cache.fork(length), IDS[length:], 90 - length)])[0]
+    pages = there.read_pages(cache, start, length)
+    assert pages.shape == (-(-(length - start) // 32), there.page_bytes)
+    assert there.kv_format == here.kv_format
+
+    back = here.new_cache()
+    if start:
+        here.forward([Step(back, IDS[:start])])
+    back.reserve(length)
+    here.write_pages(back, start, pages)
+    back.advance(length - start)
+    np.testing.assert_array_equal(here.read_pages(back, start, length), pages)
+    np.testing.assert_array_equal(here.forward([Step(back, IDS[length:], 90 - length)])[0], expected)
+
+
+@pytest.mark.parametrize("kv_bits", [8, 16])
+def test_a_page_shows_nothing_behind_its_last_token(kv_bits: int) -> None:
+    model = tiny_model()
+    backend = CpuBackend(model.config, model.weights, kv_bits=kv_bits)
+    caches = [backend.new_cache(), backend.new_cache()]
+    for cache, rest in zip(caches, (IDS[40:60], IDS[60:80]), strict=True):
+        backend.forward([Step(cache, [*IDS[:40], *rest])])
+    first, second = (backend.read_pages(cache, 0, 40) for cache in caches)
+    np.testing.assert_array_equal(first, second)
+    assert (first[0] != 0).mean() > 0.9
+    assert (first[1] != 0).mean() == pytest.approx(8 / 32, abs=0.05)
+
+
+def test_pages_are_checked_at_the_border(backend: CpuBackend) -> None:
+    cache = backend.new_cache()
+    cache.reserve(32)
+    with pytest.raises(ValueError, match="size"):
+        backend.write_pages(cache, 0, np.zeros((1, 7), np.uint8))
+    with pytest.raises(ValueError, match="outside"):
+        backend._pool.read_block(1 << 20)
+
+
 def test_only_the_wanted_logits_come_back(backend: CpuBackend) -> None:
     steps = [Step(backend.new_cache(), IDS[:n], wanted) for n, wanted in ((5, 0), (3, 2), (4, 1))]
     assert [rows.shape for rows in backend.forward(steps)] == [(0, 268), (2, 268), (1, 268)]

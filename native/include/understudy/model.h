@@ -33,6 +33,7 @@ public:
     int64_t head_bytes() const { return head_bytes_; }
     int64_t num_layers() const { return num_layers_; }
     bool is_8bit() const { return is_8bit_; }
+    uint8_t* block(int64_t index) const { return memory_.data() + index * block_stride(); }  // of every layer, side by side
     // Copies a block of every layer, for a sequence that goes its own way in the middle of it.
     void copy_block(int64_t from, int64_t to);
 

@@ -5,6 +5,7 @@ from understudy.engine.constraint import Constraint
 from understudy.engine.detokenizer import TextAssembler
 from understudy.engine.engine import Engine, EngineOptions, EngineStats
 from understudy.engine.generation import Generation
+from understudy.engine.paging import KvPages, PagedBackend
 from understudy.engine.request import Chunk, FinishReason, GenerationRequest, Usage
 from understudy.engine.sampling import Sampler, SamplingParams
 
@@ -19,7 +20,9 @@ __all__ = [
     "FinishReason",
     "Generation",
     "GenerationRequest",
+    "KvPages",
     "MemoryFigures",
+    "PagedBackend",
     "Sampler",
     "SamplingParams",
     "Step",

@@ -1,17 +1,22 @@
 """The engine: one thread owns the model, requests share it step by step."""
 
 import dataclasses
+import logging
 import math
 import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as TokenIds
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from understudy.engine.backend import Backend, Step
+from understudy.engine.backend import Backend, Cache, Step
 from understudy.engine.constraint import Constraint
 from understudy.engine.generation import Generation
+from understudy.engine.paging import KvPages, Pager
 from understudy.engine.prefix import PrefixStore, longest_beginning
 from understudy.engine.quota import Quota
 from understudy.engine.request import Chunk, GenerationRequest
@@ -23,6 +28,9 @@ __all__ = ["Engine", "EngineOptions", "EngineStats"]
 
 _QUOTA_WAIT_S = 0.005
 _SHARED_TOKENS = 32  # fewer are read again rather than waited for
+_WARM_TOKENS = 32  # of a warm-up in a step that somebody waits for
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +71,7 @@ class EngineStats:
         num_waiting: requests that wait for a place in it.
         prompt_tokens: of all requests that were started.
         cached_tokens: of these, tokens that a past sequence's cache held.
+        prefilled_tokens: of prompts, that the model read; those of warm-ups count too.
         generated_tokens: tokens drawn.
     """
 
@@ -70,6 +79,7 @@ class EngineStats:
     num_waiting: int
     prompt_tokens: int
     cached_tokens: int
+    prefilled_tokens: int
     generated_tokens: int
 
 
@@ -80,6 +90,7 @@ class _Waiting:
     max_tokens: int
     constraint: Constraint | None
     deadline: float  # of `time.monotonic`
+    is_resumed: bool = False
 
 
 class Engine:
@@ -111,7 +122,9 @@ class Engine:
         self._waiting: deque[_Waiting] = deque()
         self._running: list[Sequence] = []
         self._is_closed = False
-        self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
+        self._prompt_tokens = self._cached_tokens = self._prefilled_tokens = self._generated_tokens = 0
+        self._errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._pager = Pager(backend, self._prefixes, longest=self._longest, call=self._call)
         self._thread = threading.Thread(target=self._run, name="understudy-model", daemon=True)
         self._thread.start()
 
@@ -144,16 +157,69 @@ class Engine:
             num_prompt_tokens=len(request.prompt_ids),
         )
         max_tokens = room if request.max_tokens is None else min(room, request.max_tokens)
+        max_tokens = 0 if request.is_warm_up else max_tokens
         with self._changed:
             if self._is_closed:
                 raise EngineError("The engine is closed; open a new one to generate.")
-            if max_tokens == 0:
+            if max_tokens == 0 and not request.is_warm_up:
                 generation.deliver(Chunk("", (), "length"))
                 return generation
             deadline = math.inf if request.deadline_s is None else time.monotonic() + request.deadline_s
             self._waiting.append(_Waiting(request, generation, max_tokens, constraint, deadline))
             self._changed.notify_all()
         return generation
+
+    def warm(self, prompt_ids: TokenIds[int], *, priority: int = -1, owner: str | None = None) -> Generation:
+        """Read a beginning before anybody waits for it, so that a prompt that begins so costs only what is new.
+
+        Others go first: while somebody speaks, a warm-up reads little a step, and it gives its place up to a request of
+        a higher priority, or to one that reads the same beginning. What was read when it is cancelled is kept.
+
+        Args:
+            prompt_ids: (T,) e.g. a character's system prompt.
+            priority: below that of the requests that shall go first.
+            owner: as of `GenerationRequest`.
+
+        Returns:
+            An answer without words; `text()` waits until all is read, `cancel()` ends it.
+
+        Raises:
+            ContextLengthError: it is longer than the model's context.
+            RequestError: it is empty, or a token id is not in the vocabulary.
+            EngineError: the engine is closed.
+        """
+        request = GenerationRequest(prompt_ids=tuple(prompt_ids), priority=priority, owner=owner, is_warm_up=True)
+        return self.submit(request)
+
+    def export_prefix(
+        self, token_ids: TokenIds[int], *, start: int = 0, max_bytes: int | None = None
+    ) -> KvPages | None:
+        """Copy the keys and values of a beginning, as far as they are cached; others are not held up.
+
+        Args:
+            token_ids: (T,) e.g. a conversation's prompt.
+            start: leave out so many tokens, rounded down to whole pages: those that many conversations share.
+            max_bytes: stop after so many bytes of pages; None for all.
+
+        Returns:
+            The pages; None where nothing after `start` is cached, or the backend gives none out.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
+        return self._pager.take(token_ids, start=start, max_bytes=max_bytes)
+
+    def import_prefix(self, kept: KvPages) -> int:
+        """Put exported pages back among the past sequences, within the same limits as those; others are not held up.
+
+        Returns:
+            How many of the tokens are cached now: all, or fewer where the tokens before the pages are not cached
+            (`warm` them first) or there is no room.
+
+        Raises:
+            EngineError: the pages are of another format, shape or vocabulary, or the engine is closed.
+        """
+        return self._pager.put(kept)
 
     def stats(self) -> EngineStats:
         """Figures of this moment; cancelled requests count no more, even if a step still carries them."""
@@ -163,6 +229,7 @@ class Engine:
                 num_waiting=sum(not w.generation.is_done for w in self._waiting),
                 prompt_tokens=self._prompt_tokens,
                 cached_tokens=self._cached_tokens,
+                prefilled_tokens=self._prefilled_tokens,
                 generated_tokens=self._generated_tokens,
             )
 
@@ -172,6 +239,8 @@ class Engine:
             self._is_closed = True
             for generation in [s.generation for s in self._running] + [w.generation for w in self._waiting]:
                 generation.fail(EngineError("The engine was closed before the answer was complete."))
+            while self._errands:
+                self._errands.popleft()[1].set_exception(EngineError("The engine was closed meanwhile."))
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -179,6 +248,7 @@ class Engine:
     def _run(self) -> None:
         """The model thread."""
         while self._wait_for_work():
+            self._run_errands()
             self._admit()
             # A backend may raise anything, and a thread that dies would leave all readers waiting for ever.
             try:
@@ -193,9 +263,30 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Sleep until there is a request; False once the engine is closed."""
         with self._changed:
-            while not (self._is_closed or self._waiting or self._running):
+            while not (self._is_closed or self._waiting or self._running or self._errands):
                 self._changed.wait()
             return not self._is_closed
+
+    def _call(self, work: Callable[[], Any]) -> Any:
+        """Run something between two steps of the model thread; what it returns or raises."""
+        done: Future[Any] = Future()
+        with self._changed:
+            if self._is_closed:
+                raise EngineError("The engine is closed; open a new one.")
+            self._errands.append((work, done))
+            self._changed.notify_all()
+        return done.result()
+
+    def _run_errands(self) -> None:
+        while True:
+            with self._changed:
+                if not self._errands:
+                    return
+                work, done = self._errands.popleft()
+            try:
+                done.set_result(work())
+            except Exception as error:  # noqa: BLE001 (as in _run)
+                done.set_exception(error)
 
     def _admit(self) -> None:
         """Move waiting requests to the running batch: by priority, then first come first served."""
@@ -207,6 +298,7 @@ class Engine:
                 waiting.generation.deliver(Chunk("", (), "deadline"))
         ready.sort(key=lambda w: -w.request.priority)  # stable: the first of the highest
         for waiting in ready:
+            self._suspend_warm_ups(waiting.request)
             if len(self._running) >= self.options.max_running:
                 break
             if not waiting.generation.is_done and self._is_being_read(waiting.request):
@@ -228,11 +320,29 @@ class Engine:
             for s in self._running
         )
 
+    def _suspend_warm_ups(self, request: GenerationRequest) -> None:
+        """Put warm-ups back in the queue that read what a request needs first, or take its place."""
+        weaker = [s for s in self._running if s.request.is_warm_up and s.priority < request.priority]
+        weaker = [s for s in weaker if not s.generation.is_done]
+        stopped = [s for s in weaker if s.num_shared(request.prompt_ids) > s.cache.length]
+        if not stopped and len(self._running) >= self.options.max_running:
+            stopped = sorted(weaker, key=lambda s: s.priority)[:1]
+        with self._changed:
+            for s in stopped:
+                self._running.remove(s)
+                self._waiting.append(_Waiting(s.request, s.generation, 0, None, s.deadline, is_resumed=True))
+        for s in stopped:
+            self._prefixes.put(s.cached_token_ids, s.cache)
+
+    def _longest(self, prompt_ids: TokenIds[int]) -> tuple[int, Cache | None]:
+        """The cache, past or in use, with the longest beginning of a prompt, and how long that is."""
+        in_use = longest_beginning(((s.cached_token_ids, s.cache) for s in self._running), prompt_ids)
+        return max(self._prefixes.longest(prompt_ids), in_use, key=lambda found: found[0])
+
     def _start(self, waiting: _Waiting) -> Sequence | None:
         """Give a request its cache; None, and the request failed, where the backend cannot."""
         prompt_ids = waiting.request.prompt_ids
-        in_use = longest_beginning(((s.cached_token_ids, s.cache) for s in self._running), prompt_ids)
-        num_cached, donor = max(self._prefixes.longest(prompt_ids), in_use, key=lambda found: found[0])
+        num_cached, donor = self._longest(prompt_ids)
         try:
             cache = self.backend.new_cache() if donor is None else donor.fork(num_cached)
         except Exception as error:  # noqa: BLE001 (as in _run)
@@ -240,9 +350,10 @@ class Engine:
             return None
         if donor is not None:
             self._prefixes.touch(donor)
-        waiting.generation.count(cached=num_cached)
-        self._prompt_tokens += len(prompt_ids)
-        self._cached_tokens += num_cached
+        if not waiting.is_resumed:
+            waiting.generation.count(cached=num_cached)
+            self._prompt_tokens += len(prompt_ids)
+            self._cached_tokens += num_cached
         return Sequence(
             waiting.request,
             waiting.generation,
@@ -262,7 +373,9 @@ class Engine:
                 if any(not s.generation.is_done for s in self._running):  # every owner's quota is used up for now
                     self._changed.wait(_QUOTA_WAIT_S)
             return
+        num_unread = sum(sequence.num_unread for sequence, _ in batch)
         results = self.backend.forward([step for _, step in batch])
+        self._prefilled_tokens += num_unread - sum(sequence.num_unread for sequence, _ in batch)
         for (sequence, _), logits in zip(batch, results, strict=True):
             num_drawn = sequence.accept(logits)
             self._generated_tokens += num_drawn
@@ -273,6 +386,7 @@ class Engine:
         budget = self.options.prefill_tokens
         batch: list[tuple[Sequence, Step]] = []
         now = time.monotonic()
+        is_speaking = any(not s.request.is_warm_up and not s.generation.is_done for s in self._running)
         for sequence in sorted(self._running, key=lambda s: -s.priority):
             if now >= sequence.deadline:
                 sequence.expire()
@@ -281,7 +395,8 @@ class Engine:
             if sequence.num_pending == 1:
                 batch.append((sequence, sequence.plan(1)))
             elif budget:
-                step = sequence.plan(budget)
+                is_yielding = is_speaking and sequence.request.is_warm_up
+                step = sequence.plan(min(budget, _WARM_TOKENS) if is_yielding else budget)
                 budget -= len(step.token_ids)
                 batch.append((sequence, step))
         return batch
@@ -307,6 +422,14 @@ class Engine:
             done = [s for s in self._running if s.generation.is_done]
             self._running = [s for s in self._running if not s.generation.is_done]
         for sequence in done:
+            usage = sequence.generation.usage
+            _log.info(
+                "Prompt of %d tokens: %d were cached, %d read; %d generated.",
+                usage.prompt_tokens,
+                usage.cached_tokens,
+                usage.prompt_tokens - usage.cached_tokens - sequence.num_unread,
+                usage.completion_tokens,
+            )
             if sequence.generation.finish_reason is not None:  # a failed sequence's cache is not to be trusted
                 self._prefixes.put(sequence.cached_token_ids, sequence.cache)
 

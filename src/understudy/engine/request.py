@@ -29,6 +29,7 @@ class GenerationRequest:
         deadline_s: seconds after submission at which the answer ends with what it has ("deadline"); None for never.
         owner: whose tokens it takes, e.g. a character, where the engine has a quota for each.
         constraint: makes the grammar that the answer must follow, anew for each sequence; None for free text.
+        is_warm_up: read the prompt, keep what was computed, and generate nothing; others go first.
 
     Raises:
         RequestError: a value is out of range; `param` names it.
@@ -44,6 +45,7 @@ class GenerationRequest:
     deadline_s: float | None = None
     owner: str | None = None
     constraint: Callable[[], Constraint] | None = None
+    is_warm_up: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:

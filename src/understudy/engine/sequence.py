@@ -45,7 +45,7 @@ class Sequence:
             generation: where the chunks go.
             cache: empty, or filled with a beginning of the prompt.
             tokenizer: gives the bytes of a token.
-            max_tokens: what fits of the request's own limit, at least 1.
+            max_tokens: what fits of the request's own limit, at least 1; 0 for a warm-up.
             constraint: what the answer must follow; used by nobody else.
             draft_tokens: longest draft by prompt lookup; 0 for none.
             deadline: when the answer ends with what it has, by `time.monotonic`.
@@ -53,7 +53,7 @@ class Sequence:
         self.generation = generation
         self.priority, self.owner, self.deadline = request.priority, request.owner, deadline
         self.cache = cache
-        self._request = request
+        self.request = request
         self._tokens = list(request.prompt_ids)
         self._max_length = len(request.prompt_ids) + max_tokens
         self._sampler = Sampler(
@@ -74,13 +74,18 @@ class Sequence:
         return len(self._tokens) - self.cache.length
 
     @property
+    def num_unread(self) -> int:
+        """Tokens of the prompt that the cache lacks."""
+        return max(0, len(self.request.prompt_ids) - self.cache.length)
+
+    @property
     def cached_token_ids(self) -> list[int]:
         """(S,) the tokens in the cache."""
         return self._tokens[: self.cache.length]
 
     def num_shared(self, prompt_ids: tuple[int, ...]) -> int:
         """Tokens that a prompt's beginning has in common with this one's."""
-        return longest_beginning([(self._request.prompt_ids, self.cache)], prompt_ids)[0]
+        return longest_beginning([(self.request.prompt_ids, self.cache)], prompt_ids)[0]
 
     def expire(self) -> None:
         """End the answer with what it has."""
@@ -89,9 +94,9 @@ class Sequence:
     def plan(self, num_tokens: int) -> Step:
         """The next step: at most so many tokens (at least 1), and a draft in decode; logits only to draw from."""
         pending = self._tokens[self.cache.length : self.cache.length + num_tokens]
-        if len(pending) < self.num_pending:
+        if len(pending) < self.num_pending or self.request.is_warm_up:
             return Step(self.cache, pending, num_logits=0)
-        is_decoding = len(self._tokens) > len(self._request.prompt_ids)
+        is_decoding = len(self._tokens) > len(self.request.prompt_ids)
         self._draft = self._propose() if is_decoding else []
         return Step(self.cache, [*pending, *self._draft], num_logits=1 + len(self._draft))
 
@@ -101,6 +106,8 @@ class Sequence:
         A drafted token counts if it is the one drawn: the next row of logits is then the next token's. What the
         grammar forces is taken with it, and read by the next step like a prompt.
         """
+        if self.request.is_warm_up and not self.num_unread:
+            self.generation.deliver(Chunk("", (), "length"))
         draft, self._draft = self._draft, []
         num_known = len(self._tokens)
         num_rows = self._draw(logits, draft)
@@ -169,7 +176,7 @@ class Sequence:
 
     def _read(self, token_id: int) -> tuple[str, FinishReason | None]:
         """The text that a token gives, and whether it ends the answer: a grammar's end comes before a limit's."""
-        if token_id in self._request.stop_token_ids:
+        if token_id in self.request.stop_token_ids:
             return self._assembler.finish(), "stop"
         self._gate.take(token_id)
         if self._gate.is_active:

@@ -56,6 +56,11 @@ class KvCache:
             wanted = -(-wanted // _CHUNK) * _CHUNK
             self.keys, self.values = (self._grown(a, wanted) for a in (self.keys, self.values))
 
+    def advance(self, num_tokens: int) -> None:
+        """Count tokens that were written into reserved room."""
+        self.length += num_tokens
+        assert self.length <= self.keys.shape[2]
+
     def _grown(self, old: npt.NDArray[np.float32], capacity: int) -> npt.NDArray[np.float32]:
         layers, heads, _, size = old.shape
         new = np.empty((layers, heads, capacity, size), np.float32)

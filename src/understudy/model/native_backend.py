@@ -114,7 +114,7 @@ class CpuBackend:
         if cache_bytes is not None:
             num_blocks = max(1, cache_bytes // one)
         self._pool = native.KvPool(shape, num_blocks, kv_bits == 8)
-        self._block_bytes = one
+        self._block_bytes: int = one
         self._blocks = BlockPool(num_blocks, native.BLOCK_TOKENS, self._pool.copy_block)
         self.kv_bits = kv_bits
 
@@ -157,6 +157,53 @@ class CpuBackend:
         """Tokens that all caches together may still grow by."""
         return self._blocks.num_free * self._blocks.block_tokens
 
+    @property
+    def kv_format(self) -> str:
+        """What the bytes of a page mean; another instruction set may round the last bit otherwise."""
+        return f"cpu-{self._model.kernels}-{self.kv_bits}bit-{self._blocks.block_tokens}-1"
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page, which is a block of every layer."""
+        return self._block_bytes
+
+    @property
+    def page_value_bytes(self) -> int:
+        """Bytes of one key or value in a page."""
+        return 1 if self.kv_bits == 8 else 2
+
+    def read_pages(self, cache: object, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """(P, page_bytes) keys and values of a stretch of tokens, for `write_pages`."""
+        size = self._blocks.block_tokens
+        blocks = self._own(cache).blocks[start // size : -(-stop // size)]
+        pages = np.empty((len(blocks), self._block_bytes), np.uint8)
+        for page, block in zip(pages, blocks, strict=True):
+            page[:] = self._pool.read_block(block)
+        if stop % size:
+            self._clear(pages[-1], stop % size)
+        return pages
+
+    def write_pages(self, cache: object, start: int, pages: npt.NDArray[np.uint8]) -> None:
+        """Put pages where `read_pages` took them from, into a cache with room for them."""
+        first = start // self._blocks.block_tokens
+        for block, page in zip(self._own(cache).blocks[first : first + len(pages)], pages, strict=True):
+            self._pool.write_block(block, page)
+
+    def _clear(self, page: npt.NDArray[np.uint8], num_used: int) -> None:
+        """Zero what lies behind the last token: an earlier owner of the block may have left it there."""
+        size, dim, width = self._blocks.block_tokens, self.config.head_dim, self.kv_bits // 8
+        heads = page.reshape(self.config.num_hidden_layers * self.config.num_key_value_heads, -1)
+        keys, values = heads[:, : size * dim * width], heads[:, size * dim * width : 2 * size * dim * width]
+        if self.kv_bits == 16:  # (H, tokens), (tokens, H)
+            keys.reshape(-1, dim, size, width)[:, :, num_used:] = 0
+            values.reshape(-1, size, dim, width)[:, num_used:] = 0
+        else:  # (H / 4, tokens, 4), (tokens / 4, H, 4), and a scale a token
+            keys.reshape(-1, dim // 4, size, 4)[:, :, num_used:] = 0
+            by_token = values.reshape(-1, size // 4, dim, 4).transpose(0, 1, 3, 2)
+            for token in range(num_used, size):
+                by_token[:, token // 4, token % 4] = 0
+            heads[:, 2 * size * dim :].reshape(-1, 2, size, 4)[:, :, num_used:] = 0
+
     def forward(self, batch: Sequence[ForwardStep]) -> list[_F32]:
         """Run one step of every sequence.
 
@@ -187,10 +234,13 @@ class CpuBackend:
             cache.advance(size)
         return np.split(logits, np.cumsum(wanted)[:-1])
 
-    def _checked_cache(self, step: ForwardStep) -> BlockCache:
-        cache = step.cache
+    def _own(self, cache: object) -> BlockCache:
         if not isinstance(cache, BlockCache) or cache.pool is not self._blocks:
             raise EngineError(f"The cpu backend got a foreign cache ({type(cache).__name__}); use its new_cache().")
+        return cache
+
+    def _checked_cache(self, step: ForwardStep) -> BlockCache:
+        cache = self._own(step.cache)
         check_step(step, cache.length, self.config)
         return cache
 

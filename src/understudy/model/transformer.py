@@ -116,6 +116,34 @@ class ReferenceBackend:
     def num_free_tokens(self) -> None:
         """Only the machine's memory ends the caches."""
 
+    @property
+    def kv_format(self) -> str:
+        """What the bytes of a page mean."""
+        return "reference-f32-1"
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page, which is one token's keys and values."""
+        return self.memory().cache_bytes_per_token
+
+    @property
+    def page_value_bytes(self) -> int:
+        """Bytes of one key or value in a page."""
+        return 4
+
+    def read_pages(self, cache: object, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """(P, page_bytes) keys and values of a stretch of tokens, for `write_pages`."""
+        kept = self._own(cache)
+        both = np.stack([kept.keys[:, :, start:stop], kept.values[:, :, start:stop]])  # (2, layers, K, P, H)
+        return np.ascontiguousarray(np.moveaxis(both, 3, 0)).reshape(stop - start, -1).view(np.uint8)
+
+    def write_pages(self, cache: object, start: int, pages: npt.NDArray[np.uint8]) -> None:
+        """Put pages where `read_pages` took them from, into a cache with room for them."""
+        kept = self._own(cache)
+        layers, heads, _, size = kept.keys.shape
+        both = np.moveaxis(pages.view(np.float32).reshape(len(pages), 2, layers, heads, size), 0, 3)
+        kept.keys[:, :, start : start + len(pages)], kept.values[:, :, start : start + len(pages)] = both
+
     def forward(self, batch: Sequence[ForwardStep]) -> list[_F32]:
         """Run one step of every sequence; each gets bit for bit the logits that it would get alone.
 
@@ -138,7 +166,7 @@ class ReferenceBackend:
             x += layer.out(mixed[0] if len(mixed) == 1 else np.concatenate(mixed), spans)
             x += layer.down(relu2(layer.up(layer.mlp_norm(x), spans)), spans)
         for cache, size in zip(caches, sizes, strict=True):
-            cache.length += size
+            cache.advance(size)
         last = np.concatenate([x[s.stop - step.num_logits : s.stop] for s, step in zip(spans, batch, strict=True)])
         spans = _spans([step.num_logits for step in batch])
         logits = self._head(self._norm(last), spans)
@@ -154,12 +182,15 @@ class ReferenceBackend:
         values[:, start:] = heads[:, n + k :].transpose(1, 0, 2)
         return causal_attention(heads[:, :n], keys, values)
 
-    def _checked_cache(self, step: ForwardStep) -> KvCache:
-        cache = step.cache
+    def _own(self, cache: object) -> KvCache:
         if not isinstance(cache, KvCache):
             raise EngineError(
                 f"The reference backend got a foreign cache ({type(cache).__name__}); use its new_cache()."
             )
+        return cache
+
+    def _checked_cache(self, step: ForwardStep) -> KvCache:
+        cache = self._own(step.cache)
         check_step(step, cache.length, self.config)
         cache.reserve(cache.length + len(step.token_ids))
         return cache
