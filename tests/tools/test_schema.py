@@ -26,6 +26,17 @@ for _ in range(SchemaLimits.depth):
         ({"pattern": "a" * 513}, "'pattern' must be a regular expression of at most 512"),
         ({"minLength": 10**9}, "'minLength' must be a whole number from 0 to 4096"),
         ({"enum": []}, "'enum' must be a list that is not empty"),
+        ({"enum": [[{"a": 1 << 63}]]}, "'enum' must be .* with whole numbers of at most 63 bits"),
+        ({"const": -(10**300)}, "'const' must be a value with whole numbers of at most 63 bits"),
+        ({"minimum": 10**400}, "'minimum' lies beyond"),
+        ({"exclusiveMaximum": -1e19}, "'exclusiveMaximum' lies beyond"),
+        ({"multipleOf": 86_400}, "'multipleOf' must be a number above 0 whose digits"),
+        ({"multipleOf": 9999.9}, "'multipleOf' must be a number above 0 whose digits"),
+        ({"type": "integer", "format": "date"}, "'format' of a number must be one of int32"),
+        (
+            {"patternProperties": {f"^{n}": {} for n in range(17)}},
+            "'patternProperties' must be an object of at most 16",
+        ),
         ({"properties": {"a": 5}}, "at /properties/a: a schema must be an object, got int"),
         ({"$ref": "http://example.com/s"}, "'\\$ref' must be a place in the same schema"),
         ({"$ref": "#/$defs/b", "$defs": {"a": {}}}, "'#/\\$defs/b' points to no schema"),
@@ -93,6 +104,37 @@ def test_numbers_get_bounds() -> None:
     assert narrow["part"] == {"type": "number", "exclusiveMaximum": 1, "minimum": 1 - 2**53, "multipleOf": 1e-6}
     assert narrow["fine"]["multipleOf"] == 1e-9
     assert narrow["step"]["multipleOf"] == 0.5
+
+
+def test_bounds_that_every_number_keeps_are_left_out() -> None:
+    huge = {"type": "number", "minimum": -1.7976931348623157e308, "maximum": 10**400}
+    assert narrow_schema({"properties": {"a": huge}}, param="x")["properties"]["a"] == {
+        "type": "number",
+        "minimum": 1 - 2**53,
+        "maximum": 2**53 - 1,
+        "multipleOf": 1e-6,
+    }
+
+
+def test_formats_of_numbers_are_bounds() -> None:
+    types = {"i": "int32", "u": "uint32", "l": "int64"}
+    properties: dict[str, Any] = {k: {"type": "integer", "format": f} for k, f in types.items()}
+    properties["small"] = {"type": ["integer", "null"], "format": "int32", "minimum": 3}
+    narrow = narrow_schema({"properties": properties}, param="x")["properties"]
+    assert narrow["i"] == {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1}
+    assert narrow["u"] == {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
+    assert narrow["l"] == {"type": "integer", "minimum": 1 - 2**53, "maximum": 2**53 - 1}
+    assert (narrow["small"]["minimum"], narrow["small"]["maximum"]) == (3, 2**31 - 1)
+
+
+def test_unions_that_a_tag_tells_apart_are_held() -> None:
+    tagged = [{"type": "object", "properties": {"k": {"const": c}}, "required": ["k"]} for c in "abc"]
+    union = {"$defs": {f"t{n}": schema for n, schema in enumerate(tagged)}}
+    union["oneOf"] = [{"$ref": f"#/$defs/t{n}"} for n in range(3)]  # type: ignore[assignment]
+    assert narrow_schema({**union, "discriminator": {"propertyName": "k"}}, param="x")["anyOf"] == union["oneOf"]
+    tagged[2]["properties"] = {"k": {"enum": ["d", "a"]}}
+    with pytest.raises(RequestError, match="'oneOf' do not exclude each other"):
+        narrow_schema(union, param="x")
 
 
 def test_objects_that_list_their_properties_are_closed() -> None:

@@ -10,6 +10,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from understudy.errors import EngineError, RequestError
 from understudy.tokenizer import Tokenizer
+from understudy.tools.fault import first_line
 from understudy.tools.grammar import Grammar
 from understudy.tools.wake import WakeWatch
 
@@ -63,7 +64,7 @@ class GuidanceVocabulary:
         if not matcher.is_error():
             matcher.compute_bitmask()  # what is learned of the vocabulary here is copied with it
         if matcher.is_error():
-            problem = _first_line(matcher.get_error())
+            problem = first_line(matcher.get_error())
             raise RequestError(f"{grammar.param}: this grammar cannot be held: {problem}.", param=grammar.param)
         with self._lock:
             self._kept[grammar.source] = matcher
@@ -161,7 +162,7 @@ class GuidanceConstraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise EngineError(f"The grammar cannot go on: {_first_line(self._matcher.get_error())}.")
+            raise EngineError(f"The grammar cannot go on: {first_line(self._matcher.get_error())}.")
 
 
 class _Spelling:
@@ -184,9 +185,3 @@ class _Spelling:
         if b"".join(self.tokens[i] for i in token_ids) == data:
             return token_ids
         return self._tokenizer.encode(_LEAD + text)[len(self._lead) :]
-
-
-def _first_line(error: str) -> str:
-    """An error without llguidance's state and the whole grammar behind it; a regular expression's has several lines."""
-    lines = [line.strip() for line in error.partition("<state>")[0].splitlines()]
-    return "; ".join(line for line in lines if line.strip("^| "))[:300].rstrip(".;")

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 from understudy.errors import RequestError
+from understudy.tools.fault import find_fault
 
 __all__ = ["SchemaLimits", "narrow_schema"]
 
@@ -25,6 +26,10 @@ class SchemaLimits:
     count = 4096  # of characters or items that may be asked for
     whole_number = (1 << 53) - 1  # beyond, readers of JSON disagree
     decimals = 6  # behind the point, where no bound is finer
+    most_decimals = 9
+    number = 10**18  # no bound lies beyond
+    step = 10_000
+    num_patterns = 16  # of one object's names
 
 
 _ANY = "any-value"
@@ -53,11 +58,34 @@ _OF_TYPE = {
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _MAPS = ("$defs", "definitions", "patternProperties", "properties")
 _SINGLES = ("additionalProperties", "items")
+_BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+# What generators of schemas write beside numbers; where it is None, no bound is finer than those that all get.
+_NUMBER_FORMATS: dict[str, tuple[int, int] | None] = {
+    "int32": (-(1 << 31), (1 << 31) - 1),
+    "uint32": (0, (1 << 32) - 1),
+    "uint64": (0, SchemaLimits.whole_number),
+    **dict.fromkeys(("int64", "float", "double", "decimal")),
+}
 _CHOICES = ("$ref", "allOf", "anyOf", "const", "enum", "oneOf")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_step(value: Any) -> bool:
+    """Whether multiples of it can be told digit by digit; the remainders are states of an automaton."""
+    if not _is_number(value) or not 0 < value <= SchemaLimits.step:
+        return False
+    digits = "".join(map(str, Decimal(repr(value)).normalize().as_tuple().digits))
+    return digits == "1" or int(digits) <= SchemaLimits.step
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether every reader of JSON understands the value's numbers alike."""
+    if isinstance(value, dict | list):
+        return all(map(_is_exact, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or abs(value) < 1 << 63
 
 
 def _is_count(value: Any) -> bool:
@@ -71,17 +99,20 @@ def _are_types(value: Any) -> bool:
 
 _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "type": (_are_types, f"one or a list of {', '.join(_TYPES)}"),
-    "enum": (lambda v: isinstance(v, list) and bool(v), "a list that is not empty"),
-    "const": (lambda _: True, ""),
+    "enum": (
+        lambda v: isinstance(v, list) and bool(v) and _is_exact(v),
+        "a list that is not empty, with whole numbers of at most 63 bits",
+    ),
+    "const": (_is_exact, "a value with whole numbers of at most 63 bits"),
     "$ref": (lambda v: isinstance(v, str) and v.startswith("#"), "a place in the same schema, as #/$defs/name"),
     "format": (lambda v: isinstance(v, str), "a string"),
     "pattern": (
         lambda v: isinstance(v, str) and len(v) <= SchemaLimits.pattern_length,
         f"a regular expression of at most {SchemaLimits.pattern_length} characters",
     ),
-    "multipleOf": (lambda v: _is_number(v) and v > 0, "a number above 0"),
+    "multipleOf": (_is_step, f"a number above 0 whose digits, without the point, are at most {SchemaLimits.step}"),
     "required": (lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v), "a list of names"),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), (_is_number, "a number")),
+    **dict.fromkeys(_BOUNDS, (_is_number, "a number")),
     **{
         k: (lambda v: _is_count(v) and v <= SchemaLimits.count, f"a whole number from 0 to {SchemaLimits.count}")
         for k in ("minLength", "minItems", "minProperties")
@@ -89,6 +120,10 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("maxLength", "maxItems", "maxProperties"), (_is_count, "a whole number from 0")),
     **{k: (lambda v: isinstance(v, list) and bool(v), "a list that is not empty") for k in _LISTS},
     **{k: (lambda v: isinstance(v, dict), "an object") for k in _MAPS},
+    "patternProperties": (
+        lambda v: isinstance(v, dict) and len(v) <= SchemaLimits.num_patterns,
+        f"an object of at most {SchemaLimits.num_patterns} patterns",
+    ),
     **{k: (lambda v: isinstance(v, dict | bool), "one schema") for k in _SINGLES},
 }
 
@@ -128,6 +163,11 @@ class _Narrowing:
             self._refuse(f"/$defs/{_ANY}", "this name is taken; rename the definition")
         definitions[_ANY] = self._fill({}, "")
         self._check_ends()
+        for choice in _schemas(self.result):
+            if "oneOf" in choice and "anyOf" not in choice and self._exclude_each_other(choice["oneOf"]):
+                choice["anyOf"] = choice.pop("oneOf")
+        if (fault := find_fault(self.result)) is not None:
+            self._refuse(*fault)
 
     def _refuse(self, place: str, problem: str) -> NoReturn:
         raise RequestError(f"{self._param}: JSON schema at {place or 'its root'}: {problem}.", param=self._param)
@@ -171,6 +211,7 @@ class _Narrowing:
             if not is_right(value):
                 self._refuse(place, f"{keyword!r} must be {expected}, got {str(value)[:80]!r}")
             kept[keyword] = value
+        self._check_numbers(kept, place)
         is_shared = is_part or bool(kept.keys() - {"$defs", "definitions", "type", "anyOf", "oneOf"})
         for keyword in kept.keys() & {*_LISTS, *_MAPS, *_SINGLES}:
             is_same_value = keyword == "allOf" or (keyword in ("anyOf", "oneOf") and is_shared)
@@ -178,6 +219,25 @@ class _Narrowing:
         if is_part and "type" in kept:
             _bound_numbers(kept)
         return kept if is_part else self._fill(kept, place)
+
+    def _check_numbers(self, schema: dict[str, Any], place: str) -> None:
+        """Bounds that any number keeps go; a format of numbers becomes bounds."""
+        for keyword in schema.keys() & {*_BOUNDS}:
+            value = schema[keyword]
+            if abs(value) > SchemaLimits.number:
+                if (value > 0) is keyword.endswith("inimum"):
+                    self._refuse(place, f"{keyword!r} lies beyond {SchemaLimits.number}, where numbers are not exact")
+                del schema[keyword]
+        types = {*_listed(schema.get("type", []))}
+        if "format" in schema and types & {"integer", "number"} and "string" not in types:
+            name = schema.pop("format")
+            if name not in _NUMBER_FORMATS:
+                self._refuse(
+                    place, f"the 'format' of a number must be one of {', '.join(_NUMBER_FORMATS)}, got {name!r}"
+                )
+            if bounds := _NUMBER_FORMATS[name]:
+                schema["minimum"] = max(bounds[0], schema.get("minimum", bounds[0]))
+                schema["maximum"] = min(bounds[1], schema.get("maximum", bounds[1]))
 
     def _narrow_below(self, value: Any, place: str, *, is_part: bool) -> Any:
         if isinstance(value, bool):
@@ -231,7 +291,10 @@ class _Narrowing:
         """Refuse a part that no finite text satisfies: a recursion without a way out, a reference to itself."""
         open_ones = list(_schemas(self.result))
         known = {id(s) for s in open_ones}
-        targets = {s["$ref"]: self._resolve(s["$ref"], known) for s in open_ones if "$ref" in s}
+        targets = {s["$ref"]: self._resolve(s["$ref"]) for s in open_ones if "$ref" in s}
+        for reference, target in targets.items():
+            if not (isinstance(target, bool) or id(target) in known):
+                self._refuse("", f"the '$ref' {reference[:80]!r} points to no schema in it")
         finite: set[int] = set()
 
         def ends(part: Any) -> bool:
@@ -272,7 +335,29 @@ class _Narrowing:
             )
         return True
 
-    def _resolve(self, reference: str, known: set[int]) -> Any:
+    def _exclude_each_other(self, branches: list[Any]) -> bool:
+        """Whether a property that all of them require tells by its value which one it is."""
+        seen: list[dict[str, Any]] = []
+        for branch in branches:
+            found = branch
+            for _ in range(_MAX_ROUNDS):
+                if not isinstance(found, dict) or found.keys() != {"$ref"}:
+                    break
+                found = self._resolve(found["$ref"])
+            if not isinstance(found, dict) or found.get("type") != "object":
+                return False
+            seen.append(found)
+        for name in seen[0].get("required", []):
+            tags = [
+                _tags(s["properties"][name])
+                for s in seen
+                if name in s.get("required", []) and name in s.get("properties", {})
+            ]
+            if len(tags) == len(seen) and all(tags) and len(frozenset().union(*tags)) == sum(map(len, tags)):
+                return True
+        return False
+
+    def _resolve(self, reference: str) -> Any:
         value: Any = self.result
         for step in reference[1:].split("/")[1:]:
             key = step.replace("~1", "/").replace("~0", "~")
@@ -282,10 +367,7 @@ class _Narrowing:
                 value = value.get(key)
             else:
                 value = None
-        is_pointer = reference == "#" or reference.startswith("#/")
-        if not is_pointer or not (isinstance(value, bool) or id(value) in known):
-            self._refuse("", f"the '$ref' {reference[:80]!r} points to no schema in it")
-        return value
+        return value if reference == "#" or reference.startswith("#/") else None
 
 
 def _listed(value: Any) -> list[str]:
@@ -308,6 +390,12 @@ def _schemas(schema: Any) -> Iterator[dict[str, Any]]:
                 yield from _schemas(item)
 
 
+def _tags(schema: Any) -> frozenset[str]:
+    """The values that a schema lists, as JSON; none if it lists none."""
+    values = schema.get("enum", [schema["const"]] if "const" in schema else []) if isinstance(schema, dict) else []
+    return frozenset(json.dumps(value) for value in values if isinstance(value, str))
+
+
 def _bound_numbers(schema: dict[str, Any]) -> None:
     """Bound the digits before the point by the value's range, those behind it by a step."""
     types = _listed(schema["type"])
@@ -323,4 +411,4 @@ def _bound_numbers(schema: dict[str, Any]) -> None:
     if "number" in types and "multipleOf" not in schema:
         exponents = [Decimal(repr(v)).as_tuple().exponent for v in (*low, *high)]
         finest = max([0, *(-e for e in exponents if isinstance(e, int))])
-        schema["multipleOf"] = float(f"1e-{min(15, max(SchemaLimits.decimals, finest + 1))}")
+        schema["multipleOf"] = float(f"1e-{min(SchemaLimits.most_decimals, max(SchemaLimits.decimals, finest + 1))}")
