@@ -3,33 +3,28 @@
 import base64
 import binascii
 import dataclasses
-import json
-import math
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from understudy.errors import CardError
 from understudy.npc.card_versions import CardVersion, backfill, card_version, convert_card
 from understudy.npc.charx import ARCHIVE_SIGNATURES, pack_archive, unpack_archive
+from understudy.npc.document import dump_json, open_file, parse_json
 from understudy.npc.png import PNG_SIGNATURE, add_texts, split_texts
 
 __all__ = [
     "CardFile",
     "asset_bytes",
-    "dump_json",
-    "parse_json",
-    "read_bytes",
     "read_card_file",
     "write_card_file",
 ]
 
-MAX_FILE_BYTES = 64 << 20
-MAX_JSON_BYTES = 4 << 20
-_MAX_DEPTH = 64
+_MAX_FILE_BYTES = 64 << 20
+_MAX_JSON_BYTES = 4 << 20
 _ASSET_KEYWORD = "chara-ext-asset_:"
 _KEYWORDS = re.compile(rf"chara|ccv3|{re.escape(_ASSET_KEYWORD)}.+", re.DOTALL)
 _IN_PNG = "__asset:"
@@ -60,17 +55,17 @@ def read_card_file(path: Path) -> CardFile:
         CardError: it cannot be read, is damaged, too large, or no card.
     """
     source = f"The card {path}"
-    with _open(path, source) as file:
+    with open_file(path, source) as file:
         start = file.read(8)
         is_json = start != PNG_SIGNATURE and not start.startswith(ARCHIVE_SIGNATURES)
-        limit = MAX_JSON_BYTES if is_json else MAX_FILE_BYTES
+        limit = _MAX_JSON_BYTES if is_json else _MAX_FILE_BYTES
         content = start + file.read(limit + 1 - len(start))
     if len(content) > limit:
         raise CardError(f"{source} is larger than {limit >> 20} MiB. Take pictures and other data out of it.")
     if start == PNG_SIGNATURE:
         return _read_png(content, source)
     if not is_json:
-        text, files = unpack_archive(content, max_card_bytes=MAX_JSON_BYTES, source=source)
+        text, files = unpack_archive(content, max_card_bytes=_MAX_JSON_BYTES, source=source)
         document = parse_json(text, f"{source}: card.json")
         return CardFile(document=document, files=files, picture=_portrait(document, files))
     return CardFile(document=parse_json(content, source))
@@ -120,67 +115,8 @@ def asset_bytes(uri: str, card: CardFile) -> bytes:
     raise CardError(f"The asset {uri[:80]!r} is not in the card; what lies elsewhere is not fetched.")
 
 
-def read_bytes(path: Path, *, limit: int, source: str) -> bytes:
-    """A file's content.
-
-    Raises:
-        CardError: it cannot be read, or is longer than `limit` bytes.
-    """
-    with _open(path, source) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise CardError(f"{source} is larger than {limit >> 20} MiB. Divide it, or take data out of it.")
-    return content
-
-
-def parse_json(content: bytes, source: str) -> Any:
-    """Parse JSON from outside.
-
-    Raises:
-        CardError: it is no UTF-8 or no JSON, is nested too deeply, or has a number that JSON cannot hold.
-    """
-    try:
-        value = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise CardError(f"{source} is no UTF-8 text, no PNG and no .charx. Export the character again.") from error
-    except RecursionError as error:
-        raise CardError(f"{source} is no valid JSON: it is nested too deeply. Export it again.") from error
-    except ValueError as error:
-        raise CardError(f"{source} is no valid JSON: {error}. Mend it, or export it again.") from error
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        inner: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                inner += one.values()
-            elif isinstance(one, list):
-                inner += one
-            elif isinstance(one, float) and not math.isfinite(one):
-                raise CardError(f"{source} is no valid JSON: a number in it is infinite or none. Mend it.")
-        if not inner:
-            return value
-        level = inner
-    raise CardError(f"{source} is no valid card: it is nested more than {_MAX_DEPTH} levels deep. Export it again.")
-
-
-def dump_json(document: Any, *, indent: int | None = None) -> bytes:
-    """UTF-8 JSON; half surrogates, which UTF-8 cannot hold, are escaped."""
-    try:
-        return json.dumps(document, ensure_ascii=False, indent=indent).encode()
-    except UnicodeEncodeError:
-        return json.dumps(document, indent=indent).encode()
-
-
-def _open(path: Path, source: str) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise CardError(f"{source} cannot be read: {why}.") from error
-
-
 def _read_png(content: bytes, source: str) -> CardFile:
-    picture, texts = split_texts(content, keywords=_KEYWORDS, max_text_bytes=MAX_JSON_BYTES * 2, source=source)
+    picture, texts = split_texts(content, keywords=_KEYWORDS, max_text_bytes=_MAX_JSON_BYTES * 2, source=source)
     keyword = "ccv3" if "ccv3" in texts else "chara"
     if keyword not in texts:
         raise CardError(f"{source} is a picture without a card in it (no text 'ccv3' or 'chara'). Give another file.")

@@ -94,7 +94,7 @@ def _value(inner: str, scope: MacroScope, number: int) -> str | None:
     if not colon:
         return None
     if name in _SILENT:
-        return argument.strip() if name == "hidden_key" and scope.shows_hidden else ""
+        return f" {argument.strip()} " if name == "hidden_key" and scope.shows_hidden else ""
     kinds: Mapping[str, Callable[[], str | None]] = {
         "random": lambda: _choice(argument, draw(scope.seed, "random", scope.turn, number, argument)),
         "pick": lambda: _choice(argument, draw(scope.seed, "pick", number, argument)),

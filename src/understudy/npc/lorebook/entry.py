@@ -5,14 +5,17 @@ import enum
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from understudy.errors import CardError
+from understudy.npc.document import read_json
 from understudy.npc.fields import Fields
 from understudy.npc.lorebook.decorators import Decorators, read_decorators, split_decorators
 
 __all__ = ["Logic", "Lorebook", "LorebookEntry", "Position"]
 
+_MAX_BYTES = 16 << 20
 _DEFAULT_ORDER = 100
 _DEFAULT_DEPTH = 4
 _DEFAULT_WEIGHT = 100
@@ -159,6 +162,16 @@ class Lorebook:
     is_recursive: bool | None = None
     entries: tuple[LorebookEntry, ...] = ()
     raw: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a lorebook file: see `from_json`.
+
+        Raises:
+            CardError: it cannot be read, is larger than 16 MiB, or is no lorebook.
+        """
+        source = f"The lorebook {path}"
+        return cls.from_json(read_json(path, limit=_MAX_BYTES, source=source), source=source)
 
     @classmethod
     def from_json(cls, document: Any, *, source: str = "The lorebook") -> Self:

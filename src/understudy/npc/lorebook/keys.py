@@ -65,6 +65,7 @@ class KeySearch:
         return self._texts[name]
 
 
+@functools.lru_cache(maxsize=8192)
 def regex_of(key: str, *, is_regex: bool = False) -> str | None:
     """A key's regular expression; None where it is plain words.
 
@@ -87,7 +88,7 @@ def pattern_problem(key: str, *, is_regex: bool = False) -> str:
     return found if isinstance(found, str) else ""
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=8192)
 def _compiled(pattern: str) -> SchemaValidator | str:
     """The search, or what is wrong with the pattern."""
     if len(pattern) > _MAX_PATTERN:
