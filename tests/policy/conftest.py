@@ -10,7 +10,8 @@ _FOLDERS = ("src", "tests", "benchmarks", "recipes", "docs", "examples", "worlds
 
 
 def _files() -> list[Path]:
-    nested = [p for folder in _FOLDERS for p in (ROOT / folder).rglob("*") if "__pycache__" not in p.parts]
+    skipped = {"__pycache__", "node_modules"}
+    nested = [p for folder in _FOLDERS for p in (ROOT / folder).rglob("*") if skipped.isdisjoint(p.parts)]
     return sorted(p for p in [*ROOT.iterdir(), *nested] if p.is_file())
 
 

@@ -14,6 +14,9 @@ import pytest
 import uvicorn
 
 from understudy.engine import Engine, MemoryFigures, Step
+from understudy.kernels.native import native_module
+from understudy.model.native_backend import CpuBackend
+from understudy.model.transformer import ReferenceBackend
 from understudy.npc.model import Model
 from understudy.prompt import Renderer
 from understudy.server import ServedModel, create_app
@@ -28,6 +31,7 @@ class Stage:
 
     Attributes:
         script: what every answer says; markers of tool calls are written as their text.
+        script_after_results: what an answer to a tool's result says; None for the same.
         prompts: what the model was shown.
         gate: closed, the model stops before its next step.
         failure: raised by the model's next step.
@@ -40,6 +44,7 @@ class Stage:
         self.config = files.config
         self.tokenizer = files.tokenizer
         self.script = "Hello."
+        self.script_after_results: str | None = None
         self.endless = False
         self.failure: Exception | None = None
         self.fails_after = 0
@@ -102,12 +107,17 @@ class Stage:
         header = [self.tokenizer.special_id("<extra_id_1>"), *self.tokenizer.encode("Assistant\n")]
         start = next(n for n in range(len(ids) - len(header), -1, -1) if ids[n : n + len(header)] == header)
         number = len(ids) - start - len(header)
-        script = self._script_ids()
+        has_results = self.script_after_results is not None and self._has_results(ids[:start])
+        script = self._script_ids(self.script_after_results if has_results else None)
         return script[number % len(script)] if self.endless else [*script, EOS][min(number, len(script))]
 
-    def _script_ids(self) -> list[int]:
+    def _has_results(self, ids: list[int]) -> bool:
+        header = [self.tokenizer.special_id("<extra_id_1>"), *self.tokenizer.encode("Tool\n")]
+        return any(ids[n : n + len(header)] == header for n in range(len(ids)))
+
+    def _script_ids(self, script: str | None) -> list[int]:
         ids: list[int] = []
-        rest = self.script
+        rest = self.script if script is None else script
         while rest:
             marker = next((m for m in ("<toolcall>", "</toolcall>") if rest.startswith(m)), None)
             ids += [self.tokenizer.specials[marker]] if marker else self.tokenizer.encode(rest[0])
@@ -135,6 +145,25 @@ def stage() -> Iterator[Stage]:
     yield stage
     stage.gate.set()
     stage.engine.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_served() -> Iterator[ServedModel]:
+    """A model that says random things, whatever it may say."""
+    files = tiny_model()
+    kind = CpuBackend if native_module() is not None else ReferenceBackend
+    backend = kind(files.config, files.weights)
+    with Engine(backend, files.tokenizer) as engine:
+        model = Model(files=files, backend=backend, engine=engine, renderer=Renderer(files.tokenizer))
+        yield ServedModel.wrap(model, name="harrow")
+
+
+@pytest.fixture
+async def tiny(tiny_served: ServedModel) -> AsyncIterator[httpx.AsyncClient]:
+    """Its client, without a network; streams arrive as a whole."""
+    transport = httpx.ASGITransport(create_app(tiny_served, api_key=None))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=120) as client:
+        yield client
 
 
 @pytest.fixture
