@@ -13,8 +13,12 @@ MAX_OPTIONS = 10
 
 @pytest.fixture(scope="module")
 def verbs() -> dict[str, object]:
-    command = get_command(app)
-    return dict(command.commands)
+    """By name; those of a group as "group verb"."""
+    verbs = {}
+    for name, verb in get_command(app).commands.items():
+        inner = getattr(verb, "commands", None)
+        verbs |= {f"{name} {n}": v for n, v in inner.items()} if inner else {name: verb}
+    return verbs
 
 
 def test_few_options_a_verb(verbs: dict[str, object]) -> None:

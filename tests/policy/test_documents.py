@@ -47,9 +47,12 @@ def test_few_targets(targets: set[str]) -> None:
 
 def test_verbs_and_options_exist(texts: dict[Path, str]) -> None:
     commands = get_command(app).commands
+    groups = {name: getattr(command, "commands", {}) for name, command in commands.items()}
+    commands = {**commands, **{f"{name} {n}": verb for name, verbs in groups.items() for n, verb in verbs.items()}}
     wrong = []
     for name, text in documents(texts).items():
-        for verb, rest in re.findall(r"^(?:\$ )?(?:\.venv/bin/)?understudy ([a-z]+)(.*)$", code(text), re.MULTILINE):
+        for word, rest in re.findall(r"^(?:\$ )?(?:\.venv/bin/)?understudy ([a-z]+)(.*)$", code(text), re.MULTILINE):
+            verb = next((v for v in (f"{word} {' '.join(rest.split()[:1])}", word) if v in commands), word)
             options = {o for p in commands[verb].params for o in p.opts} if verb in commands else set()
             unknown = set(re.findall(r"(?<!\S)--[a-z-]+", rest)) - options - {"--help"}
             if verb not in commands or unknown:

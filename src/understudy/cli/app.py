@@ -13,6 +13,7 @@ from understudy.cli.distill import distill
 from understudy.cli.doctor import doctor
 from understudy.cli.evaluate import evaluate
 from understudy.cli.finetune import finetune
+from understudy.cli.lore import lore
 from understudy.cli.make import make
 from understudy.cli.prune import prune
 from understudy.cli.pull import models, pull
@@ -42,6 +43,7 @@ app.command()(models)
 app.command()(synth)
 app.command()(bench)
 app.command()(make)
+app.add_typer(lore, name="lore")
 app.command()(data)
 app.command()(train)
 app.command()(distill)
