@@ -1,5 +1,6 @@
 import json
 import sys
+import zipfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ def test_one_line_one_answer(run: "Run", model_file: Path) -> None:
 
 
 def test_a_conversation(run: "Run", model_file: Path, tmp_path: Path) -> None:
-    saved = tmp_path / "evening.npc.json"
+    saved = tmp_path / "evening.npc"
     typed = [
         "/help",
         "",
@@ -45,8 +46,8 @@ def test_a_conversation(run: "Run", model_file: Path, tmp_path: Path) -> None:
     for fragment in (
         f"Hettie Marlpit: {GREETING}",
         "/reset        forget",
-        "(matched: ",
-        "prompt of ",
+        "Dry Boot inn: kept, matched ",
+        " tokens; 0 exchanges before this one",
         "Saved to ",
         "Forgotten.",
         "Going on with Hettie Marlpit, 2 lines so far.",
@@ -55,7 +56,8 @@ def test_a_conversation(run: "Run", model_file: Path, tmp_path: Path) -> None:
         "Bren: ",
     ):
         assert fragment in result.out
-    assert json.loads(saved.read_text())["history"][0]["content"] == "Tell me about the Dry Boot."
+    with zipfile.ZipFile(saved) as archive:
+        assert json.loads(archive.read("session.json"))["history"][0]["content"] == "Tell me about the Dry Boot."
     assert "\x1b[" not in result.out
 
 
@@ -66,22 +68,29 @@ def test_the_end_of_the_input_leaves(run: "Run", model_file: Path) -> None:
 
 
 def test_ctrl_c_stops_the_answer_only(run: "Run", model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: object, line: str) -> Generator[str]:
-        yield "I was say"
+    def interrupted(self: object) -> Generator[Chunk]:
+        yield Chunk("I was say", (), None)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("understudy.cli.chat._Talk.answer", interrupted)
+    monkeypatch.setattr("understudy.engine.Generation.__iter__", interrupted)
     result = run("chat", "--model", model_file, typed="Hi\n/why\n")
     assert result.code == 0
     assert "I was say (stopped)" in result.out
-    assert "0 passages" in result.out
+    assert "0 exchanges before this one" in result.out
 
 
 def test_mistakes_do_not_end_the_conversation(run: "Run", model_file: Path, tmp_path: Path) -> None:
     typed = f"{'long ' * 2000}\n/load {tmp_path / 'none.json'}\n/save {tmp_path}/no/such/folder\n/load [/b]\n/why\n"
     result = run("chat", "--model", model_file, "--max-tokens", 5, typed=typed)
     assert result.code == 0
-    for fragment in ("maximum context length", "Say it shorter", "Cannot read", "Cannot save", "[/b]", "0 passages"):
+    for fragment in (
+        "maximum context length",
+        "Say it shorter",
+        "Cannot read",
+        "Cannot save",
+        "[/b]",
+        "Nothing was said yet",
+    ):
         assert fragment in result.out
 
 
@@ -106,6 +115,11 @@ def test_cards_and_worlds_of_ones_own(run: "Run", model_file: Path, tmp_path: Pa
         (tmp_path / name).write_text(json.dumps(value))
     result = run("chat", "--model", model_file, "--world", tmp_path, "--say", "Hi", "--max-tokens", 2)
     assert (result.code, result.err) == (0, "")
+    book = tmp_path / "book.json"
+    book.write_text('{"entries": [{"keys": ["ferry"], "content": "It leaves at dawn."}]}')
+    result = run("chat", "--model", model_file, "--world", book, "--max-tokens", 2, typed="The ferry?\n/why\n")
+    assert 'lorebook 0: kept, key "ferry"' in result.out
+    assert "lorebook" in run("chat", "--model", model_file, "--world", tmp_path / "none.json", "--say", "Hi").err
 
 
 def test_calls_and_results_are_shown(

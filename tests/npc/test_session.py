@@ -130,7 +130,7 @@ def test_unreadable_places(tmp_path: Path) -> None:
     ("change", "problem"),
     [
         ({"format": "other"}, "is no saved conversation"),
-        ({"version": 3}, "has version 3"),
+        ({"version": 4}, "has version 4"),
         ({"version": "1"}, "has version '1'"),
         ({"world": "elsewhere"}, "was saved in the world 'elsewhere'"),
         ({"player": None}, "is damaged"),
@@ -172,7 +172,7 @@ class Actor:
     def call_constraint(self, schemas: object) -> object:
         return ("constraint", schemas)
 
-    def generate(self, talk: Conversation, *, sampling: object, max_tokens: int, constraint: object) -> Any:
+    def generate(self, talk: Conversation, *, constraint: object, **_options: object) -> Any:
         assert constraint in (None, ("constraint", list(talk.tools)), ("constraint", talk.tools))
         self.shown.append(talk)
         return Speech(self, self.lines.pop(0), count(talk))

@@ -4,9 +4,9 @@ import dataclasses
 import io
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from understudy.engine import SamplingParams
     from understudy.npc.model import Model
-    from understudy.npc.session import Session
+    from understudy.npc.npc import Npc
     from understudy.tools.functions import FunctionTool
     from understudy.tools.loop import Event
 
@@ -28,7 +28,7 @@ _HELP = """/help         these lines
 /reset        forget the conversation
 /save FILE    write the conversation to a file
 /load FILE    go on with a saved one
-/why          which lore the last answer was given, and how long the prompt was
+/why          what the model was shown for the last answer, what was left out, and why
 /quit         leave (so does Ctrl-D); Ctrl-C stops an answer"""
 
 
@@ -38,7 +38,10 @@ def chat(
         typer.Option("--card", "--character", help="A name or id of the world, or a card file (JSON, PNG, .charx)."),
     ] = "",
     model: Annotated[Path | None, typer.Option(help="GGUF file or Hugging Face folder; default: Harrow.")] = None,
-    world: Annotated[Path | None, typer.Option(help="World folder; default: the sample game Harrowmere.")] = None,
+    world: Annotated[
+        list[Path] | None,
+        typer.Option(help="World folder (default: the sample game Harrowmere), lorebook or lore database; repeatable."),
+    ] = None,
     player: Annotated[str, typer.Option(help="The name you go by.")] = "traveller",
     say: Annotated[str | None, typer.Option(help="Say this, print the one answer and leave.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
@@ -51,24 +54,39 @@ def chat(
     for stream in (sys.stdin, sys.stdout):  # a foreign character shows as "?", it does not end the conversation
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    from understudy.npc.card import find_card
     from understudy.npc.model import Model
-    from understudy.npc.session import Session
-    from understudy.npc.world import default_world, load_world
+    from understudy.npc.npc import NpcOptions
 
-    place = load_world(world) if world else default_world()
-    who = find_card(card, place) if card else place.characters[0]
+    surroundings = _surroundings(world or [])
+    place = surroundings["world"]
     functions = _load_tools(tools or [])
     with Model.load(model, backend=backend) as loaded:
-        sampling = _sampling(loaded, seed, temperature)
-        talk = _Talk(loaded, Session(who, place, player, tools=functions), sampling, max_tokens)
+        options = NpcOptions(sampling=_sampling(loaded, temperature), max_tokens=max_tokens)
+        about = {**surroundings, "tools": functions, "options": options}
+        npc = loaded.npc(card or place.characters[0], player=player, seed=seed, **about)
         if say is not None:
             if not say.strip():
                 raise RequestError("--say is empty; give the line that the character shall answer.", param="say")
-            talk.on_event = _Page(_plain_console()).show
-            print(talk.answer_whole(say))
+            print(npc.say(say, on_event=_Page(_plain_console()).show).text())
             return
-        _converse(talk)
+        _converse(_Talk(npc, lambda path: loaded.npc_from(path, **about)))
+
+
+def _surroundings(paths: list[Path]) -> dict[str, Any]:
+    """What the paths hold, as arguments of `Model.npc`."""
+    from understudy.npc.lorebook import Lorebook
+    from understudy.npc.world import default_world, load_world
+    from understudy.retrieval import Lore
+
+    place, lore, books = None, None, []
+    for path in paths:
+        if path.suffix.lower() == ".json":
+            books.append(Lorebook.load(path))
+        elif path.is_file():
+            lore = Lore.open(path)
+        else:
+            place = load_world(path)
+    return {"world": place or default_world(), "lore": lore, "lorebooks": books}
 
 
 def _load_tools(specs: list[str]) -> "list[FunctionTool]":
@@ -80,32 +98,17 @@ def _load_tools(specs: list[str]) -> "list[FunctionTool]":
     return [tool for spec in specs for tool in load_tools(spec)]
 
 
-def _sampling(model: "Model", seed: int | None, temperature: float | None) -> "SamplingParams":
-    given = {"seed": seed, "temperature": temperature}
-    return dataclasses.replace(model.default_sampling, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+def _sampling(model: "Model", temperature: float | None) -> "SamplingParams":
+    usual = model.character_sampling
+    return usual if temperature is None else dataclasses.replace(usual, temperature=temperature)
 
 
+@dataclasses.dataclass
 class _Talk:
-    """A session on a model: one line in, an answer out."""
+    """Who is spoken with, and how to go on with a saved one."""
 
-    def __init__(self, model: "Model", session: "Session", sampling: "SamplingParams", max_tokens: int) -> None:
-        self.model, self.session = model, session
-        self._sampling, self._max_tokens = sampling, max_tokens
-        self.on_event: Callable[[Event], None] | None = None
-
-    @property
-    def name(self) -> str:
-        return self.session.card.name
-
-    def answer_whole(self, line: str) -> str:
-        """The answer, once it is complete; the session remembers it."""
-        return "".join(self.answer(line))
-
-    def answer(self, line: str) -> Generator[str]:
-        """The answer as it comes; what is wrong with the line is raised at once."""
-        return self.session.say(
-            line, model=self.model, sampling=self._sampling, max_tokens=self._max_tokens, on_event=self.on_event
-        )
+    npc: "Npc"
+    load: "Callable[[Path], Npc]"
 
 
 class _Page:
@@ -153,14 +156,14 @@ def _plain_console() -> "Console":
 
 def _converse(talk: _Talk) -> None:
     console = _plain_console()
-    _note(console, " ".join(talk.session.card.scenario.split()))
+    _note(console, " ".join(talk.npc.card.scenario.split()))
     _note(console, "/help lists the commands.")
-    if greeting := talk.session.card.greeting(talk.session.player):
+    if greeting := talk.npc.greeting:
         _name(console, talk)
         console.out(greeting, highlight=False)
     while True:
         try:
-            console.print(f"{talk.session.player}: ", style="bold cyan", end="")
+            console.print(f"{talk.npc.session.player}: ", style="bold cyan", end="")
             line = console.input().strip()
         except EOFError:
             console.print()
@@ -184,22 +187,21 @@ def _converse(talk: _Talk) -> None:
 
 def _stream(console: "Console", talk: _Talk, line: str) -> None:
     page = _Page(console, is_midline=True)
-    talk.on_event = page.show
-    pieces = talk.answer(line)
+    answer = talk.npc.say(line, on_event=page.show)
     try:
         _name(console, talk)
-        for piece in pieces:
+        for piece in answer:
             page.write(piece)
             sys.stdout.flush()
     except KeyboardInterrupt:
         console.print(" (stopped)", style="dim", end="")
     finally:
-        pieces.close()
+        answer.close()
         console.print()
 
 
 def _name(console: "Console", talk: _Talk) -> None:
-    console.print(f"{talk.name}: ", style="bold green", end="")
+    console.print(f"{talk.npc.card.name}: ", style="bold green", end="")
 
 
 def _note(console: "Console", text: str) -> None:
@@ -213,8 +215,6 @@ def _complain(console: "Console", text: str) -> None:
 
 def _command(console: "Console", talk: _Talk, line: str) -> bool:
     """Run a slash command; False to leave."""
-    from understudy.npc.session import Session
-
     verb, _, rest = line.partition(" ")
     path = Path(os.path.expanduser(rest.strip()))  # noqa: PTH111 (its Path twin fails where there is no home)
     if verb in ("/quit", "/exit"):
@@ -222,20 +222,19 @@ def _command(console: "Console", talk: _Talk, line: str) -> bool:
     if verb == "/help":
         console.out(_HELP, highlight=False)
     elif verb == "/reset":
-        talk.session.reset()
+        talk.npc.session.reset()
         _note(console, "Forgotten.")
     elif verb in ("/save", "/load") and not rest.strip():
-        _complain(console, f"{verb} needs a file name, e.g. {verb} evening.npc.json")
+        _complain(console, f"{verb} needs a file name, e.g. {verb} evening.npc")
     elif verb == "/save":
-        talk.session.save(path)
-        _note(console, f"Saved to {path}.")
+        size = talk.npc.save(path, with_kv=True)
+        _note(console, f"Saved to {path}, {size / 1e6:.1f} MB.")
     elif verb == "/load":
-        talk.session = Session.load(path, world=talk.session.world, tools=talk.session.tools)
-        _note(console, f"Going on with {talk.name}, {len(talk.session.history)} lines so far.")
+        talk.npc = talk.load(path)
+        _note(console, f"Going on with {talk.npc.card.name}, {len(talk.npc.history)} lines so far.")
     elif verb == "/why":
-        for found in talk.session.last_lore:
-            console.out(f"{found.entry.title} (matched: {', '.join(found.matched_keys)})", highlight=False)
-        _note(console, f"{len(talk.session.last_lore)} passages, prompt of {talk.session.num_prompt_tokens} tokens")
+        why = talk.npc.why()
+        console.out(why.explain() if why else "Nothing was said yet.", highlight=False)
     else:
         _complain(console, f"There is no command {verb}; /help lists them.")
     return True

@@ -13,6 +13,13 @@ from understudy.errors import RequestError
 from understudy.model.backends import open_backend
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
+from understudy.npc.card import Card, find_card
+from understudy.npc.fingerprint import ModelFingerprint
+from understudy.npc.lorebook import Lorebook
+from understudy.npc.npc import Npc, NpcOptions
+from understudy.npc.session import Session
+from understudy.npc.state import RandomState, load_state, restore_kv
+from understudy.npc.world import World, default_world
 from understudy.prompt import (
     Conversation,
     Renderer,
@@ -20,6 +27,8 @@ from understudy.prompt import (
     stop_token_ids,
     visible_specials,
 )
+from understudy.retrieval import Lore
+from understudy.tools.functions import FunctionTool
 from understudy.tools.grammar import ToolChoice, json_schema_grammar, tool_grammar
 from understudy.tools.guidance import GuidanceVocabulary
 
@@ -87,6 +96,87 @@ class Model:
     def default_sampling(self) -> SamplingParams:
         """What suits the model where nobody says otherwise: a small one is drawn closer to its best token."""
         return SamplingParams(temperature=0.2 if self.is_embedded else 0.7, top_p=0.9)
+
+    @property
+    def character_sampling(self) -> SamplingParams:
+        """What suits a long conversation: `default_sampling`, with a guard against going round in circles."""
+        return self.default_sampling
+
+    @functools.cached_property
+    def fingerprint(self) -> ModelFingerprint:
+        """Which model it is, for saved sessions; taken when it is first asked for."""
+        return ModelFingerprint.of(self.files, self.backend)
+
+    def npc(
+        self,
+        card: Card | Path | str,
+        *,
+        world: World | None = None,
+        lore: Lore | None = None,
+        lorebooks: Sequence[Lorebook] = (),
+        tools: Sequence[FunctionTool] = (),
+        player: str = "traveller",
+        options: NpcOptions | None = None,
+        seed: int | None = None,
+    ) -> Npc:
+        """Seat a character at this model: `for piece in model.npc("minnow").say("Good evening!"):`.
+
+        Args:
+            card: a card, the path of one, or a name of the world's.
+            world: where it lives; for a name, the package's sample world by default.
+            lore: a database beside the world's own entries.
+            lorebooks: the game's; the card's own comes before them.
+            tools: functions of the game that it may call.
+            player: what it calls the player.
+            options: how it answers.
+            seed: of its chance; default: a random one.
+
+        Raises:
+            CardError: there is no such character, or its card is damaged.
+        """
+        if isinstance(card, str):
+            world = world or default_world()
+            card = find_card(card, world)
+        elif isinstance(card, Path):
+            card = Card.load(card)
+        session = Session(card, world, player, tools=tools, lore=lore, books=lorebooks)
+        if seed is not None:
+            session.random = RandomState(seed=seed)
+        return Npc(self, session, options)
+
+    def npc_from(
+        self,
+        path: Path,
+        *,
+        world: World | None = None,
+        lore: Lore | None = None,
+        lorebooks: Sequence[Lorebook] = (),
+        tools: Sequence[FunctionTool] = (),
+        options: NpcOptions | None = None,
+    ) -> Npc:
+        """Go on with a character that `Npc.save` or `Session.save` wrote.
+
+        Keys and values of another model, or damaged ones, are left out with a warning: the model reads the text again.
+
+        Args:
+            path: the file.
+            world: the one it was saved in; None: none, or the package's sample world.
+            lore: as of `npc`.
+            lorebooks: as of `npc`.
+            tools: as of `npc`.
+            options: as of `npc`.
+
+        Raises:
+            SaveError: the file is missing, damaged, or of another world.
+        """
+        saved = load_state(path, engine=self.engine, fingerprint=self.fingerprint)
+        if world is None and saved.document.get("world") is not None:
+            world = default_world()
+        session = Session.from_json(saved.document, source=str(path), world=world, tools=tools)
+        session.lore, session.books = lore, tuple(lorebooks)
+        if saved.kv is not None:
+            restore_kv(self.engine, saved.kv)
+        return Npc(self, session, options)
 
     def encode(self, conversation: Conversation) -> list[int]:
         """Token ids of the prompt, up to where the model's answer begins."""
@@ -158,6 +248,7 @@ class Model:
         max_tokens: int | None = None,
         stop: tuple[str, ...] = (),
         constraint: Callable[[], Constraint] | None = None,
+        deadline_s: float | None = None,
     ) -> Generation:
         """Start an answer.
 
@@ -167,6 +258,7 @@ class Model:
             max_tokens: longest answer, in tokens.
             stop: strings that end the text.
             constraint: what the answer must follow, e.g. `call_constraint`'s; default: nothing.
+            deadline_s: after so many seconds it ends with what it has; None for never.
 
         Raises:
             ContextLengthError: the prompt is longer than the model's context.
@@ -181,5 +273,6 @@ class Model:
             stop_token_ids=stop_token_ids(tokenizer, self.files.config.eos_token_id),
             visible_specials=visible_specials(tokenizer),
             constraint=constraint,
+            deadline_s=deadline_s,
         )
         return self.engine.submit(request)

@@ -1,9 +1,8 @@
 """One conversation of a player with a character, and its file."""
 
 import contextlib
-import json
-import os
-import tempfile
+import dataclasses
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -18,12 +17,17 @@ from collections.abc import (
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from understudy.errors import CardError, ContextLengthError, SaveError
+from understudy.errors import SaveError
+from understudy.npc.briefing import Briefing, Passage, fit_briefing
 from understudy.npc.card import Card
 from understudy.npc.lore import Selected, select_lore
+from understudy.npc.lorebook import Lorebook, LoreScan, LoreState, ScanSettings, scan_lorebooks
+from understudy.npc.session_file import SavedSession, read_document, write_document
+from understudy.npc.state import RandomState
 from understudy.npc.world import World
 from understudy.prompt import Conversation, Message, ToolCall
 from understudy.prompt.template import tool_function
+from understudy.retrieval import Lore
 from understudy.tools.functions import FunctionTool
 from understudy.tools.history import mend_history
 from understudy.tools.loop import Event, LoopLimits, Spoken, ToolLoop
@@ -34,17 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Session"]
 
-_FORMAT = "understudy-session"
-# The second may hold calls and their results; a conversation without any is written as the first.
-_VERSIONS = (1, 2)
-_MAX_BYTES = 64 << 20
+_LOREBOOK_SHARE = 4  # lorebooks get at most this part of the prompt
+_NO_TIME_S = 1e-3
 _Start = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], "Generation"]
-_ROLES_AFTER = {
-    "": ("user",),
-    "user": ("assistant",),
-    "assistant": ("user", "assistant", "tool"),
-    "tool": ("tool", "assistant", "user"),
-}
 
 
 class Session:
@@ -56,7 +52,12 @@ class Session:
         player: what the character calls the player.
         tools: the game's functions.
         history: turns so far: a line of the player, then what the character says, its calls and their results.
-        last_lore: the passages of the last `conversation`.
+        lore: a database of lore beside the world's, if any.
+        books: the game's lorebooks; the card's own comes before them.
+        random: the conversation's chance; None: the caller's seeds alone.
+        lore_state: what the lorebooks remember.
+        briefing: what the last `conversation` showed the model, and why.
+        last_lore: the world's passages in it.
         num_prompt_tokens: length of the last prompt of `say`, in tokens.
         asked: what the model was shown since the last line, and what it made of it: once, and once more a round.
     """
@@ -68,12 +69,19 @@ class Session:
         player: str = "traveller",
         *,
         tools: Sequence[FunctionTool] = (),
+        lore: Lore | None = None,
+        books: Sequence[Lorebook] = (),
     ) -> None:
         self.card = card
         self.world = world
         self.player = player
         self.tools = tuple(tools)
         self.history: list[Message] = []
+        self.lore = lore
+        self.books = tuple(books)
+        self.random: RandomState | None = None
+        self.lore_state = LoreState()
+        self.briefing: Briefing | None = None
         self.last_lore: list[Selected] = []
         self.num_prompt_tokens = 0
         self.asked: list[tuple[Conversation, Generation]] = []
@@ -96,6 +104,8 @@ class Session:
         refuse: Callable[[ToolCall, Mapping[str, Any]], str | None] | None = None,
         is_dry_run: bool = False,
         on_event: Callable[[Event], None] | None = None,
+        deadline_s: float | None = None,
+        remember: bool = True,
     ) -> Generator[str]:
         """Say a line to the character: it may call functions, then it answers; all is remembered.
 
@@ -108,6 +118,8 @@ class Session:
             refuse: may refuse a call before it is run; see `ToolLoop`.
             is_dry_run: calls are shown to `on_event`, none is run.
             on_event: is told of words, calls, results and the end as they come.
+            deadline_s: after so many seconds from now the model stops with what it has; None for never.
+            remember: False leaves no trace in this conversation.
 
         Returns:
             The words, in pieces. Closing it early stops the model; what was said and done so far is remembered.
@@ -118,7 +130,7 @@ class Session:
             ToolError: two tools have one name; at once.
         """
         loop = ToolLoop(self.offered_tools, limits=limits, refuse=refuse, is_dry_run=is_dry_run)
-        start = self._begin(line, model, sampling=sampling, max_tokens=max_tokens)
+        start = self._begin(line, model, sampling=sampling, max_tokens=max_tokens, deadline_s=deadline_s)
 
         def ask(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             generation = start(turn, schemas)
@@ -128,7 +140,7 @@ class Session:
             finally:
                 generation.cancel()
 
-        return self._take_turn(line, loop, ask, on_event)
+        return self._take_turn(line, loop, ask, on_event, remember=remember)
 
     def asay(
         self,
@@ -141,6 +153,8 @@ class Session:
         refuse: Callable[[ToolCall, Mapping[str, Any]], str | None] | None = None,
         is_dry_run: bool = False,
         on_event: Callable[[Event], None] | None = None,
+        deadline_s: float | None = None,
+        remember: bool = True,
     ) -> AsyncGenerator[str]:
         """Like `say`, in an event loop: `async for words in session.asay(...)`.
 
@@ -153,7 +167,7 @@ class Session:
             remembered. Who leaves the `async for` early should close it: `async with contextlib.aclosing(...)`.
         """
         loop = ToolLoop(self.offered_tools, limits=limits, refuse=refuse, is_dry_run=is_dry_run)
-        start = self._begin(line, model, sampling=sampling, max_tokens=max_tokens)
+        start = self._begin(line, model, sampling=sampling, max_tokens=max_tokens, deadline_s=deadline_s)
 
         async def ask(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> AsyncIterator[str]:
             generation = start(turn, schemas)
@@ -163,18 +177,30 @@ class Session:
             finally:
                 generation.cancel()
 
-        return self._atake_turn(line, loop, ask, on_event)
+        return self._atake_turn(line, loop, ask, on_event, remember=remember)
 
-    def _begin(self, line: str, model: "Model", *, sampling: "SamplingParams | None", max_tokens: int) -> _Start:
+    def _begin(
+        self,
+        line: str,
+        model: "Model",
+        *,
+        sampling: "SamplingParams | None",
+        max_tokens: int,
+        deadline_s: float | None,
+    ) -> _Start:
         """Ask for the first answer now, so that what is wrong is told at once; the others when it is called again."""
         limit = model.files.config.max_position_embeddings
         room = max(limit - max_tokens, limit // 2)  # the engine clamps an answer that may become too long
         tools = self.offered_tools
+        until_s = None if deadline_s is None else time.monotonic() + deadline_s
 
         def start(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> "Generation":
             talk = self.conversation(line, max_prompt_tokens=room, count=model.count, turn=turn, tools=schemas)
             constraint = model.call_constraint(schemas) if tools else None
-            generation = model.generate(talk, sampling=sampling, max_tokens=max_tokens, constraint=constraint)
+            left_s = None if until_s is None else max(until_s - time.monotonic(), _NO_TIME_S)
+            generation = model.generate(
+                talk, sampling=sampling, max_tokens=max_tokens, constraint=constraint, deadline_s=left_s
+            )
             self.num_prompt_tokens = generation.usage.prompt_tokens
             asked.append((talk, generation))
             return generation
@@ -190,6 +216,8 @@ class Session:
         loop: ToolLoop,
         ask: Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], Iterable[str]],
         on_event: Callable[[Event], None] | None,
+        *,
+        remember: bool,
     ) -> Generator[str]:
         try:
             with contextlib.closing(loop.run(ask)) as events:
@@ -199,7 +227,8 @@ class Session:
                     if isinstance(event, Spoken):
                         yield event.text
         finally:
-            self._remember(line, loop)
+            if remember and loop.messages:
+                self._remember(line, loop.messages)
 
     async def _atake_turn(
         self,
@@ -207,6 +236,8 @@ class Session:
         loop: ToolLoop,
         ask: Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], AsyncIterable[str]],
         on_event: Callable[[Event], None] | None,
+        *,
+        remember: bool,
     ) -> AsyncGenerator[str]:
         try:
             async with contextlib.aclosing(loop.arun(ask)) as events:
@@ -216,11 +247,13 @@ class Session:
                     if isinstance(event, Spoken):
                         yield event.text
         finally:
-            self._remember(line, loop)
+            if remember and loop.messages:
+                self._remember(line, loop.messages)
 
-    def _remember(self, line: str, loop: ToolLoop) -> None:
-        if loop.messages:
-            self.history += [Message(role="user", content=line), *loop.messages]
+    def _remember(self, line: str, turn: Sequence[Message]) -> None:
+        self.history += [Message(role="user", content=line), *turn]
+        if self.briefing is not None and self.briefing.lore_scan is not None:
+            self.lore_state = self.briefing.lore_scan.state
 
     def conversation(
         self,
@@ -233,7 +266,7 @@ class Session:
     ) -> Conversation:
         """What to show the model for the player's next line; nothing is remembered until `commit`.
 
-        Where it does not fit, the oldest exchanges go first, then the weakest lore.
+        Where it does not fit, the oldest exchanges go first, then the weakest lore. `briefing` tells what became of it.
 
         Args:
             line: what the player says now.
@@ -245,39 +278,25 @@ class Session:
         Raises:
             ContextLengthError: the line with the system prompt alone is too long.
         """
-        system = self._system()
         history = mend_history(self.history)
         starts = [n for n, message in enumerate(history) if message.role == "user"]
         recent = [m.content for m in history[starts[-1] :] if m.role != "tool" and m.content] if starts else []
-        lore = select_lore(self.world, self.card, line, history=recent)
-
-        def build(num_exchanges: int) -> Conversation:
-            turns = history[starts[-num_exchanges] :] if num_exchanges else []
-            return Conversation(
-                messages=(system, *turns, Message(role="user", content=line), *turn),
-                tools=tuple(tools),
-                contexts=tuple(found.entry.text for found in lore),
-            )
-
-        fewest, most = 0, len(starts)
-        best = build(most)
-        if count(best) > max_prompt_tokens:
-            best = build(0)
-            while (length := count(best)) > max_prompt_tokens:
-                if not lore:
-                    raise ContextLengthError(length, max_prompt_tokens)
-                lore.pop()
-                best = build(0)
-            most -= 1
-            while fewest < most:  # the most exchanges that fit
-                middle = (fewest + most + 1) // 2
-                candidate = build(middle)
-                if count(candidate) <= max_prompt_tokens:
-                    fewest, best = middle, candidate
-                else:
-                    most = middle - 1
-        self.last_lore = lore
-        return best
+        scan = self._scan(line, history, max_prompt_tokens=max_prompt_tokens, count=count)
+        selected = select_lore(self.world, self.card, line, history=recent)
+        self.briefing = fit_briefing(
+            system=self._system(scan.disabled_prompts if scan else frozenset()),
+            line=line,
+            history=history,
+            turn=turn,
+            tools=tools,
+            passages=[*_of_lorebooks(scan), *map(_of_world, selected), *self._of_database(line, recent)],
+            max_prompt_tokens=max_prompt_tokens,
+            count=count,
+            lore_scan=scan,
+        )
+        kept = {passage.id for passage in self.briefing.passages if passage.source == "world" and passage.is_kept}
+        self.last_lore = [found for found in selected if found.entry.id in kept]
+        return self.briefing.conversation
 
     def commit(self, line: str, answer: str) -> None:
         """Remember a pair of turns."""
@@ -286,7 +305,7 @@ class Session:
     def reset(self) -> None:
         """Forget all turns."""
         self.history.clear()
-        self.last_lore = []
+        self.last_lore, self.briefing, self.lore_state = [], None, LoreState()
 
     def save(self, path: Path) -> None:
         """Write the conversation, whole or not at all.
@@ -294,30 +313,7 @@ class Session:
         Raises:
             SaveError: the file cannot be written.
         """
-        document = {
-            "format": _FORMAT,
-            "version": _VERSIONS[any(message.tool_calls or message.role == "tool" for message in self.history)],
-            "world": self.world.id if self.world else None,
-            "player": self.player,
-            "card": self.card.to_json(),
-            "history": [_saved(message) for message in self.history],
-        }
-        temporary = None
-        try:
-            text = json.dumps(document, indent=1)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="ascii", dir=path.parent, prefix=".saving-", delete=False
-            ) as file:
-                temporary = Path(file.name)
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            if temporary:
-                temporary.unlink(missing_ok=True)
-            why = error.strerror if isinstance(error, OSError) else error
-            raise SaveError(f"Cannot save to {path}: {why}. Choose a file in a folder that exists.") from error
+        write_document(self.to_json(), path)
 
     @classmethod
     def load(cls, path: Path, *, world: World | None = None, tools: Sequence[FunctionTool] = ()) -> Self:
@@ -331,85 +327,116 @@ class Session:
         Raises:
             SaveError: the file is missing, broken, foreign, of another version, or of another world.
         """
-        document = _read(path)
-        if document["version"] not in _VERSIONS:
-            raise SaveError(
-                f"{path} has version {document['version']!r} of the format; this program reads up to {_VERSIONS[-1]}. "
-                "Use the program that saved it, or start anew."
-            )
-        saved_world, player, turns = document.get("world"), document.get("player"), document.get("history")
-        if saved_world != (world.id if world else None):
-            raise SaveError(f"{path} was saved in the world {saved_world!r}. Open it with that world.")
-        if not isinstance(player, str) or not isinstance(turns, list):
-            raise SaveError(f'{path} is damaged: it needs "player", a text, and "history", a list.')
-        try:
-            card = Card.from_json(document.get("card"), source=f"The card in {path}")
-        except CardError as error:
-            raise SaveError(f"{path} is damaged. {error}") from error
-        session = cls(card, world, player, tools=tools)
-        previous = ""
-        for number, turn in enumerate(turns):
-            message = _message(turn, number, path, roles=_ROLES_AFTER[previous])
-            session.history.append(message)
-            previous = message.role
-        if previous == "user":
-            raise SaveError(f"{path} is damaged: its last line has no answer. Take it out.")
+        return cls.from_json(read_document(path), source=str(path), world=world, tools=tools)
+
+    def to_json(self) -> dict[str, Any]:
+        """The conversation as a document; lore, memory and functions are not in it."""
+        return SavedSession(
+            world=self.world.id if self.world else None,
+            player=self.player,
+            card=self.card,
+            history=tuple(self.history),
+            random=self.random,
+            lore_state=self.lore_state,
+        ).to_json()
+
+    @classmethod
+    def from_json(
+        cls,
+        document: Mapping[str, Any],
+        *,
+        source: str = "The saved conversation",
+        world: World | None = None,
+        tools: Sequence[FunctionTool] = (),
+    ) -> Self:
+        """Go on with a document.
+
+        Args:
+            document: what `to_json` gave.
+            source: what to call it in errors.
+            world: the world it was saved in.
+            tools: the game's functions.
+
+        Raises:
+            SaveError: it is broken, foreign, of another version, or of another world.
+        """
+        saved = SavedSession.from_json(document, source)
+        if saved.world != (world.id if world else None):
+            raise SaveError(f"{source} was saved in the world {saved.world!r}. Open it with that world.")
+        session = cls(saved.card, world, saved.player, tools=tools)
+        session.history = list(saved.history)
+        session.random, session.lore_state = saved.random, saved.lore_state
         return session
 
-    def _system(self) -> Message:
+    @property
+    def seed(self) -> int:
+        """Of the card's dice and the lorebooks' draws; the same for the whole conversation."""
+        return self.random.seed if self.random else 0
+
+    @property
+    def system(self) -> Message:
+        """Who the character is, in the model's words."""
+        return self._system()
+
+    def _system(self, disabled_prompts: frozenset[str] = frozenset()) -> Message:
         is_local = self.world is not None and any(card == self.card for card in self.world.characters)
         place = self.world.name if self.world and is_local else ""
-        return Message(role="system", content=self.card.instructions(self.player, place=place))
+        left_out: dict[str, Any] = dict.fromkeys(disabled_prompts, "")
+        card = dataclasses.replace(self.card, **left_out)
+        return Message(role="system", content=card.instructions(self.player, place=place, seed=self.seed))
 
+    def _scan(
+        self, line: str, history: Sequence[Message], *, max_prompt_tokens: int, count: Callable[[Conversation], int]
+    ) -> LoreScan | None:
+        """Look through the card's own lorebook and the game's."""
+        books = [*([self.card.lorebook] if self.card.lorebook else []), *self.books]
+        if not books:
+            return None
+        said = [*history, Message(role="user", content=line)]
+        empty = count(Conversation(messages=(Message(role="user", content=""),)))
+        return scan_lorebooks(
+            books,
+            said,
+            self.lore_state,
+            count=lambda text: count(Conversation(messages=(Message(role="user", content=text),))) - empty,
+            char=self.card.char,
+            user=self.player,
+            seed=self.seed,
+            settings=ScanSettings(budget_tokens=max_prompt_tokens // _LOREBOOK_SHARE),
+            greeting=0,
+            is_context_full=count(Conversation(messages=(self.system, *said))) > max_prompt_tokens,
+        )
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise SaveError(f"Cannot read {path}: {why}. Give a file that was saved before.") from error
-    if len(content) > _MAX_BYTES:
-        raise SaveError(f"{path} is larger than 64 MiB; that is no saved conversation.")
-    try:
-        document = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise SaveError(f"{path} is no valid JSON: {error}. Take an older save.") from error
-    if not isinstance(document, dict) or document.get("format") != _FORMAT or "version" not in document:
-        raise SaveError(f'{path} is no saved conversation: expected "format": "{_FORMAT}". Give another file.')
-    return document
-
-
-def _saved(message: Message) -> dict[str, Any]:
-    saved: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        saved["tool_calls"] = [
-            {"id": call.id, "name": call.name, "arguments": call.arguments} for call in message.tool_calls
+    def _of_database(self, line: str, recent: Sequence[str]) -> list[Passage]:
+        """Passages of the lore database that this character may know; those of one file twice are given once."""
+        if self.lore is None:
+            return []
+        found = self.lore.search(line, character=self.card.id or self.card.name, history=recent)
+        return [
+            Passage(source="lore", id=one.id, title=one.title, text=one.context, reason=one.reason) for one in found
         ]
-    if message.tool_call_id:
-        saved["tool_call_id"] = message.tool_call_id
-    return saved
 
 
-def _message(turn: Any, number: int, path: Path, *, roles: tuple[str, ...]) -> Message:
-    where = f'{path} is damaged: line {number + 1} of "history"'
-    if not isinstance(turn, dict) or turn.get("role") not in roles or not isinstance(turn.get("content"), str):
-        wanted = " or ".join(f'"{role}"' for role in roles)
-        raise SaveError(f"{where} must have role {wanted} and a text, after the line before it.")
-    calls, call_id = turn.get("tool_calls", []), turn.get("tool_call_id", "")
-    if not isinstance(calls, list) or not isinstance(call_id, str):
-        raise SaveError(f'{where}: "tool_calls" must be a list, "tool_call_id" a text.')
-    return Message(
-        role=turn["role"],
-        content=turn["content"],
-        tool_calls=tuple(_call(call, where) for call in calls),
-        tool_call_id=call_id,
-    )
+def _of_world(found: Selected) -> Passage:
+    entry = found.entry
+    reason = f"matched {', '.join(found.matched_keys)}"
+    return Passage(source="world", id=entry.id, title=entry.title, text=entry.text, reason=reason)
 
 
-def _call(call: Any, where: str) -> ToolCall:
-    texts = {key: call.get(key) for key in ("name", "arguments", "id")} if isinstance(call, dict) else {}
-    found = {key: value for key, value in texts.items() if isinstance(value, str)}
-    if len(found) < len(ToolCall.__dataclass_fields__):
-        raise SaveError(f"{where}: a call must have a name, arguments and an id, each a text.")
-    return ToolCall(**found)
+def _of_lorebooks(scan: LoreScan | None) -> list[Passage]:
+    """All entries; the model reads lore in its contexts, wherever a front end's prompt would have them stand."""
+    if scan is None:
+        return []
+    chosen = [outcome for outcome in scan.chosen if outcome.text]
+    others = [outcome for outcome in scan.outcomes if not outcome.is_kept]
+    return [
+        Passage(
+            source="lorebook",
+            id=f"{outcome.book}/{outcome.entry.id}" if outcome.book else outcome.entry.id,
+            title=outcome.entry.title or outcome.entry.id,
+            text=outcome.text,
+            reason=outcome.detail,
+            is_kept=outcome.is_kept,
+        )
+        for outcome in (*chosen, *others)
+    ]

@@ -1,0 +1,329 @@
+"""A character at the game's side: one object, used from any thread, that speaks, remembers, explains and is saved."""
+
+import contextlib
+import dataclasses
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from understudy.errors import RequestError
+from understudy.npc.briefing import Briefing
+from understudy.npc.card import Card
+from understudy.npc.session import Session
+from understudy.npc.state import RandomState, StateSize, planned_size, save_state
+from understudy.prompt import Conversation, Message, ToolCall
+from understudy.tools.loop import Event, LoopLimits
+
+if TYPE_CHECKING:
+    from understudy.engine import Generation, SamplingParams
+    from understudy.npc.model import Model
+
+__all__ = ["Answer", "Npc", "NpcOptions"]
+
+Refuse = Callable[[ToolCall, Mapping[str, Any]], str | None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NpcOptions:
+    """How a character answers.
+
+    Attributes:
+        sampling: how tokens are drawn; None: the model's own, with a guard against repetition.
+        max_tokens: longest answer, in tokens.
+        limits: how much a turn may do.
+        refuse: may refuse a call before it is run; see `ToolLoop`.
+        deadline_s: a line ends after so many seconds with what it has; None for never.
+        fallback: what the character says, one of these in turn, where a deadline left it without a word.
+
+    Raises:
+        RequestError: a value is out of range.
+    """
+
+    sampling: "SamplingParams | None" = None
+    max_tokens: int = 120
+    limits: LoopLimits | None = None
+    refuse: Refuse | None = None
+    deadline_s: float | None = None
+    fallback: tuple[str, ...] = ("...",)
+
+    def __post_init__(self) -> None:
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise RequestError(f"deadline_s must be above 0, got {self.deadline_s!r}.", param="deadline_s")
+        if not self.fallback or not all(self.fallback):
+            raise RequestError(f"fallback must be lines that are not empty, got {self.fallback!r}.", param="fallback")
+
+
+class Answer(Iterator[str]):
+    """What a character says, in pieces as they come; read it to the end, or close it to stop the model."""
+
+    def __init__(self, pieces: Generator[str], release: Callable[[], None]) -> None:
+        self._pieces, self._release = pieces, release
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop; what was said so far is remembered. The character may then be spoken to again."""
+        try:
+            self._pieces.close()
+        finally:
+            self._release()
+
+    def text(self) -> str:
+        """All of it, waiting for the end."""
+        return "".join(self)
+
+
+class Npc:
+    """A character, made by `Model.npc`. Safe from any thread; it answers one line at a time.
+
+    Attributes:
+        session: who speaks, with whom, and what was said.
+        options: how it answers.
+    """
+
+    def __init__(self, model: "Model", session: Session, options: NpcOptions | None = None) -> None:
+        """Seat a character at a model.
+
+        Args:
+            model: who plays it.
+            session: the conversation; it gets a random seed if it has none.
+            options: how it answers.
+        """
+        self.session, self.options = session, options or NpcOptions()
+        if session.random is None:
+            session.random = RandomState(seed=secrets.randbits(62))
+        self._model = model
+        self._lock = threading.Lock()
+
+    @property
+    def card(self) -> Card:
+        """Who it is."""
+        return self.session.card
+
+    @property
+    def greeting(self) -> str:
+        """What it says first; empty where its card does not tell."""
+        return self.card.greeting(self.session.player, seed=self.session.seed)
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """What was said, and done."""
+        return tuple(self.session.history)
+
+    def say(
+        self,
+        line: str,
+        *,
+        remember: bool = True,
+        deadline_s: float | None = None,
+        is_dry_run: bool = False,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Answer:
+        """Say a line to the character: `for piece in npc.say("Good evening!"):`.
+
+        Args:
+            line: what the player says.
+            remember: False leaves no trace: neither the line nor the answer is known afterwards.
+            deadline_s: of this line; default: the options'.
+            is_dry_run: calls of functions are shown to `on_event`, none is run.
+            on_event: is told of words, calls, results and the end as they come.
+
+        Raises:
+            ContextLengthError: the line is too long.
+            RequestError: the character is still speaking, or a value is out of range.
+        """
+        turn, arguments = self._begin(remember=remember, deadline_s=deadline_s)
+        try:
+            pieces = self.session.say(line, is_dry_run=is_dry_run, on_event=on_event, **arguments)
+        except BaseException:
+            turn.end()
+            raise
+        return Answer(self._spoken(pieces, turn, line), turn.end)
+
+    async def asay(
+        self,
+        line: str,
+        *,
+        remember: bool = True,
+        deadline_s: float | None = None,
+        is_dry_run: bool = False,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> AsyncGenerator[str]:
+        """Like `say`, in an event loop: `async for piece in npc.asay(...)`; on functions see `Session.asay`."""
+        turn, arguments = self._begin(remember=remember, deadline_s=deadline_s)
+        has_words = False
+        try:
+            pieces = self.session.asay(line, is_dry_run=is_dry_run, on_event=on_event, **arguments)
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    has_words = has_words or bool(piece.strip())
+                    yield piece
+            if not has_words and turn.is_late:
+                yield self._fall_back(line, turn)
+        finally:
+            turn.end()
+
+    def warm(self) -> "Generation":
+        """Read the persona and what was said now, while nobody waits, so that the next line costs only what is new.
+
+        Returns:
+            At once; its `text()` waits until all is read, its `cancel()` ends it.
+
+        Raises:
+            EngineError: the model is closed.
+        """
+        return self._model.engine.warm(self._shared_ids())
+
+    async def awarm(self) -> None:
+        """Like `warm`, waiting until all is read."""
+        await self.warm().atext()
+
+    def why(self) -> Briefing | None:
+        """What the model was shown for the last line, what was left out, and why; None before the first."""
+        return self.session.briefing
+
+    def saved_size(self, *, with_kv: bool = False) -> StateSize:
+        """How large a file `save` would write at most, before anything is copied."""
+        ids, start = self._saved_ids() if with_kv else ([], 0)
+        return planned_size(self.session.to_json(), engine=self._model.engine, token_ids=ids, start=start)
+
+    def save(self, path: Path, *, with_kv: bool = False) -> int:
+        """Write what was said, chance, and what lorebooks remember; whole or not at all.
+
+        Args:
+            path: where to.
+            with_kv: also what the model read of it, so that it need not read it again; see `saved_size`.
+
+        Returns:
+            The file's size, in bytes.
+
+        Raises:
+            SaveError: the file cannot be written.
+            RequestError: the character is still speaking.
+        """
+        self._acquire()
+        try:
+            kv = None
+            if with_kv:
+                ids, start = self._saved_ids()
+                kv = self._model.engine.export_prefix(ids, start=start) if ids else None
+            return save_state(path, self.session.to_json(), fingerprint=self._model.fingerprint, kv=kv)
+        finally:
+            self._lock.release()
+
+    def _begin(self, *, remember: bool, deadline_s: float | None) -> tuple["_Turn", dict[str, Any]]:
+        """Take the turn; also the arguments for `Session.say`."""
+        options = self.options
+        if deadline_s is not None:
+            options = dataclasses.replace(options, deadline_s=deadline_s)
+        self._acquire()
+        random = self.session.random
+        assert random is not None
+        sampling = options.sampling or self._model.character_sampling
+        if sampling.seed is None:
+            sampling = dataclasses.replace(sampling, seed=random.next_seed())
+        until_s = None if options.deadline_s is None else time.monotonic() + options.deadline_s
+        turn = _Turn(self._lock, num_before=len(self.session.history), until_s=until_s, remember=remember)
+        return turn, {
+            "model": self._model,
+            "sampling": sampling,
+            "max_tokens": options.max_tokens,
+            "limits": options.limits,
+            "refuse": options.refuse,
+            "deadline_s": options.deadline_s,
+            "remember": remember,
+        }
+
+    def _acquire(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise RequestError(
+                f"{self.card.name} is still speaking: read that answer to its end, or close it, and say this then."
+            )
+
+    def _spoken(self, pieces: Generator[str], turn: "_Turn", line: str) -> Generator[str]:
+        has_words = False
+        try:
+            for piece in pieces:
+                has_words = has_words or bool(piece.strip())
+                yield piece
+        finally:
+            pieces.close()
+        if not has_words and turn.is_late:
+            yield self._fall_back(line, turn)
+
+    def _fall_back(self, line: str, turn: "_Turn") -> str:
+        """The scripted line; the character has said it, and remembers that."""
+        history, fallback = self.session.history, self.options.fallback
+        said = fallback[turn.num_before % len(fallback)]
+        if turn.remember and len(history) == turn.num_before:
+            self.session.commit(line, said)
+        elif turn.remember:
+            history.append(Message(role="assistant", content=said))
+        return said
+
+    def _shared_ids(self, contexts: Sequence[str] = ()) -> list[int]:
+        """Tokens that every next prompt begins with, as far as can be told now."""
+        one, other = (
+            self._model.encode(
+                Conversation(
+                    messages=(self.session.system, *self.session.history, Message(role="user", content=line)),
+                    tools=tuple(tool.schema for tool in self.session.offered_tools),
+                    contexts=tuple(contexts),
+                )
+            )
+            for line in ("a", "b")
+        )
+        return one[: _common(one, other)]
+
+    def _saved_ids(self) -> tuple[list[int], int]:
+        """Tokens of the conversation, and how many of them are the persona, which others share."""
+        briefing = self.session.briefing
+        ids = self._shared_ids(briefing.conversation.contexts if briefing else ())
+        persona = self._model.encode(Conversation(messages=(self.session.system,)))
+        return ids, _common(ids, persona)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How long two sequences are the same from their beginning on."""
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return sum(1 for _ in same)
+
+
+class _Turn:
+    """A line that is being answered; its end lets the next one begin."""
+
+    def __init__(self, lock: threading.Lock, *, num_before: int, until_s: float | None, remember: bool) -> None:
+        self._lock, self._is_over = lock, False
+        self._until_s = until_s
+        self.num_before, self.remember = num_before, remember
+
+    @property
+    def is_late(self) -> bool:
+        return self._until_s is not None and time.monotonic() >= self._until_s
+
+    def end(self) -> None:
+        """May be called again."""
+        if not self._is_over:
+            self._is_over = True
+            self._lock.release()

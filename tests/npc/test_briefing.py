@@ -1,0 +1,69 @@
+"""What fits into a prompt, and the reasons for the rest."""
+
+import pytest
+
+from understudy.errors import ContextLengthError
+from understudy.npc.briefing import Briefing, Passage, fit_briefing
+from understudy.prompt import Conversation, Message
+
+SYSTEM = Message(role="system", content="You are Ada.")
+
+
+def count(conversation: Conversation) -> int:
+    """One token a word; the system prompt is free."""
+    texts = [m.content for m in conversation.messages if m.role != "system"] + list(conversation.contexts)
+    return sum(len(text.split()) for text in texts)
+
+
+def passage(name: str, *, is_kept: bool = True) -> Passage:
+    return Passage(source="lore", id=name, title=name.title(), text=f"{name} text", reason="words 0.9", is_kept=is_kept)
+
+
+def fit(budget: int, *, num_exchanges: int = 4) -> Briefing:
+    history = [
+        Message(role=role, content=f"{role} {n}") for n in range(num_exchanges) for role in ("user", "assistant")
+    ]  # four words an exchange
+    return fit_briefing(
+        system=SYSTEM,
+        line="now",
+        history=history,
+        turn=(),
+        tools=(),
+        passages=[passage("best"), passage("never", is_kept=False), passage("weak")],
+        max_prompt_tokens=budget,
+        count=count,
+    )
+
+
+@pytest.mark.parametrize(("budget", "exchanges"), [(5, 0), (8, 0), (9, 1), (12, 1), (13, 2), (20, 3), (21, 4), (99, 4)])
+def test_the_oldest_exchanges_go_first(budget: int, exchanges: int) -> None:
+    briefing = fit(budget)
+    assert (briefing.num_exchanges, briefing.num_forgotten) == (exchanges, 4 - exchanges)
+    assert briefing.num_prompt_tokens == count(briefing.conversation) <= budget
+    assert briefing.conversation.contexts == ("best text", "weak text")
+    assert briefing.conversation.messages[-1].content == "now"
+    if exchanges:
+        assert briefing.conversation.messages[1].content == f"user {4 - exchanges}"
+
+
+def test_then_the_weakest_passages() -> None:
+    briefing = fit(3)
+    assert briefing.conversation.contexts == ("best text",)
+    assert [(p.id, p.is_kept) for p in briefing.passages] == [("best", True), ("weak", False), ("never", False)]
+    assert briefing.passages[1].reason == "no room, though words 0.9"
+    assert fit(1).conversation.contexts == ()
+
+
+def test_a_line_that_fits_nowhere() -> None:
+    with pytest.raises(ContextLengthError) as caught:
+        fit(0)
+    assert caught.value.num_prompt_tokens == 1
+
+
+def test_in_words() -> None:
+    assert fit(13).explain().splitlines() == [
+        "13 of 13 tokens; 2 exchanges before this one, 2 older ones left out",
+        "lore Best: kept, words 0.9",
+        "lore Weak: kept, words 0.9",
+        "lore Never: dropped, words 0.9",
+    ]
