@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from understudy.engine.repetition import RepetitionGuard
 from understudy.errors import EngineError, RequestError
 
 __all__ = ["Sampler", "SamplingParams", "is_whole"]
@@ -39,6 +40,12 @@ class SamplingParams:
             prompt or output (CTRL, arXiv 1909.05858).
         frequency_penalty: -2 to 2; subtracted for each time that a token is in the output.
         presence_penalty: -2 to 2; subtracted once if a token is in the output.
+        dry_multiplier: 0 to 100; taken off the logit of a token that would repeat what was said before
+            (`engine.repetition`), for a repetition of `dry_allowed_length` tokens; 0 switches the guard off.
+        dry_base: 1 to 4; the penalty grows by this with each token that is repeated.
+        dry_allowed_length: 1 or more; shorter repetitions are free.
+        dry_breakers: ids that end a repetition and may always be repeated (`engine.repetition.sequence_breakers`).
+        dry_skip_tokens: of the prompt's beginning, e.g. persona and lore, which may be repeated freely.
         logit_bias: -100 to 100 added to a token's logit; -100 bans it.
         seed: whole number of at most 64 bits; None lets the engine draw one.
 
@@ -53,6 +60,11 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_breakers: frozenset[int] = frozenset()
+    dry_skip_tokens: int = 0
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
     seed: int | None = None
 
@@ -70,19 +82,31 @@ class SamplingParams:
         if self.seed is not None and not (is_whole(self.seed) and -_SEED_LIMIT < self.seed < _SEED_LIMIT):
             raise RequestError(f"seed must be a whole number of at most 64 bits, got {self.seed!r}.", param="seed")
         for token_id, bias in self.logit_bias.items():
-            if not is_whole(token_id) or token_id < 0:
-                raise RequestError(f"logit_bias: {token_id!r} is not a token id.", param="logit_bias")
+            _check_id("logit_bias", token_id)
             _check_number("logit_bias", bias, -100.0, 100.0)
+        self._check_guard()
+
+    def _check_guard(self) -> None:
+        _check_number("dry_multiplier", self.dry_multiplier, 0.0, 100.0)
+        _check_number("dry_base", self.dry_base, 1.0, 4.0)
+        for name, value, least in (
+            ("dry_allowed_length", self.dry_allowed_length, 1),
+            ("dry_skip_tokens", self.dry_skip_tokens, 0),
+        ):
+            if not is_whole(value) or value < least:
+                raise RequestError(f"{name} must be a whole number from {least}, got {value!r}.", param=name)
+        for token_id in self.dry_breakers:
+            _check_id("dry_breakers", token_id)
 
 
 class Sampler:
     """Draws the tokens of one sequence and remembers them for the penalties.
 
-    Order, as in Hugging Face's and vLLM's samplers: repetition penalty, frequency and presence penalty, logit
-    bias, temperature, top-k, top-p, min-p. One uniform number of the request's own PCG64 generator is used a
-    token, and the cumulative distribution runs in the order of the ids, so that rounding differences between
-    a batch and a single sequence do not change the draw. Probabilities are doubles;
-    where more than 32,768 tokens are left to choose from, they are floats and their sums doubles.
+    Order, as in Hugging Face's and vLLM's samplers: repetition penalty, frequency and presence penalty, (ours alone)
+    the guard against repetitions, logit bias, temperature, top-k, top-p, min-p. One uniform number of the request's own
+    PCG64 generator is used a token, and the cumulative distribution runs in the order of the ids, so that rounding
+    differences between a batch and a single sequence do not change the draw. Probabilities are doubles; where more than
+    32,768 tokens are left to choose from, they are floats and their sums doubles.
     """
 
     def __init__(self, params: SamplingParams, *, prompt_ids: Sequence[int] = ()) -> None:
@@ -90,13 +114,22 @@ class Sampler:
 
         Args:
             params: how to draw; without a seed the sequence cannot be repeated.
-            prompt_ids: (T,) ids that the repetition penalty counts beside the output.
+            prompt_ids: (T,) ids that the repetition penalty and the guard count beside the output.
         """
         self._params = params
         seed = None if params.seed is None else params.seed % _SEED_LIMIT
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._counts: Counter[int] = Counter()
         self._seen = set(prompt_ids) if params.repetition_penalty != 1 else set()
+        self._guard = None
+        if params.dry_multiplier:
+            self._guard = RepetitionGuard(
+                multiplier=params.dry_multiplier,
+                base=params.dry_base,
+                allowed_length=params.dry_allowed_length,
+                breakers=params.dry_breakers,
+                token_ids=prompt_ids[params.dry_skip_tokens :],
+            )
         self._bias_ids = np.array(list(params.logit_bias), dtype=np.int64)
         self._bias = np.array(
             [-math.inf if b <= _BAN else b for b in params.logit_bias.values()],
@@ -131,6 +164,8 @@ class Sampler:
         """Remember a token of the output that was not drawn."""
         self._counts[token_id] += 1
         self._seen.add(token_id)
+        if self._guard is not None:
+            self._guard.add(token_id)
 
     def _choose(self, logits: _Floats) -> int:
         """The place of the token drawn."""
@@ -145,7 +180,9 @@ class Sampler:
         params = self._params
         is_repeating = params.repetition_penalty != 1 and bool(self._seen)
         is_counting = bool((params.frequency_penalty or params.presence_penalty) and self._counts)
-        if not (is_repeating or is_counting or self._bias_ids.size):
+        repeats = None if self._guard is None else self._guard.penalties()
+        is_guarding = repeats is not None and repeats[0].size > 0
+        if not (is_repeating or is_counting or is_guarding or self._bias_ids.size):
             return logits
         if self._adjusted is None:
             self._adjusted = np.empty(logits.shape, np.float64)
@@ -160,6 +197,8 @@ class Sampler:
             ids = np.fromiter(self._counts.keys(), dtype=np.int64)
             counts = np.fromiter(self._counts.values(), dtype=np.float64)
             adjusted[ids] -= params.frequency_penalty * counts + params.presence_penalty
+        if repeats is not None:
+            adjusted[repeats[0]] -= repeats[1]
         if self._bias_ids.size:
             adjusted[self._bias_ids] += self._bias
         return adjusted
@@ -270,6 +309,11 @@ def _pick(logits: _Floats, scale: _Scale, uniform: float) -> int:
 def is_whole(value: object) -> bool:
     """Whether a value, of any type at run time, is a whole number; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_id(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise RequestError(f"{name}: {value!r} is not a token id.", param=name)
 
 
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
