@@ -107,33 +107,34 @@ def fit_briefing(
             contexts=tuple(passage.text for passage in kept),
         )
 
-    def result(conversation: Conversation, length: int, num_exchanges: int) -> Briefing:
-        return Briefing(
-            conversation=conversation,
-            passages=(*kept, *dropped),
-            num_prompt_tokens=length,
-            max_prompt_tokens=max_prompt_tokens,
-            num_exchanges=num_exchanges,
-            num_forgotten=len(starts) - num_exchanges,
-            lore_scan=lore_scan,
-        )
+    num_exchanges = len(starts)
+    num_tokens = count(build(num_exchanges))
+    if num_tokens > max_prompt_tokens:
+        while (length := count(build(0))) > max_prompt_tokens:
+            if not kept:
+                raise ContextLengthError(length, max_prompt_tokens)
+            lost = kept.pop()
+            dropped.insert(0, dataclasses.replace(lost, is_kept=False, reason=f"no room, though {lost.reason}"))
+        num_exchanges = _most(num_exchanges - 1, lambda number: count(build(number)) <= max_prompt_tokens)
+        num_tokens = count(build(num_exchanges))
+    return Briefing(
+        conversation=build(num_exchanges),
+        passages=(*kept, *dropped),
+        num_prompt_tokens=num_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        num_exchanges=num_exchanges,
+        num_forgotten=len(starts) - num_exchanges,
+        lore_scan=lore_scan,
+    )
 
-    whole = build(len(starts))
-    if (length := count(whole)) <= max_prompt_tokens:
-        return result(whole, length, len(starts))
-    best = build(0)
-    while (length := count(best)) > max_prompt_tokens:
-        if not kept:
-            raise ContextLengthError(length, max_prompt_tokens)
-        lost = kept.pop()
-        dropped.insert(0, dataclasses.replace(lost, is_kept=False, reason=f"no room, though {lost.reason}"))
-        best = build(0)
-    fewest, most = 0, len(starts) - 1
-    while fewest < most:  # the most exchanges that fit
+
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to a limit that fits; 0 does."""
+    fewest, most = 0, limit
+    while fewest < most:
         middle = (fewest + most + 1) // 2
-        candidate = build(middle)
-        if (size := count(candidate)) <= max_prompt_tokens:
-            fewest, best, length = middle, candidate, size
+        if fits(middle):
+            fewest = middle
         else:
             most = middle - 1
-    return result(best, length, fewest)
+    return fewest

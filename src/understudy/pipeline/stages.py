@@ -85,15 +85,7 @@ def training_stages(recipe: MakeRecipe, data: Path) -> list[Stage]:
         stages += _pruning_stages(run)
         last = "candidates"
     if recipe.distillation is not None and recipe.distillation.has_stages:
-        stages.append(
-            Stage(
-                name="student",
-                needs=(run.parent, "candidates"),
-                settings=run.recipe.settings(recipe.distillation),
-                run=partial(_distil, run),
-                estimate=lambda root: _training_estimate(run, recipe.distillation, root, distils=True),
-            )
-        )
+        stages.append(_student_stage(run, recipe.distillation))
         last = "student"
     if recipe.finetune is not None and recipe.finetune.has_stages:
         stages.append(
@@ -165,6 +157,16 @@ def _pruning_stages(run: _Run) -> list[Stage]:
             estimate=partial(_candidates_estimate, run),
         ),
     ]
+
+
+def _student_stage(run: _Run, part: TrainingPart) -> Stage:
+    return Stage(
+        name="student",
+        needs=(run.parent, "candidates"),
+        settings=run.recipe.settings(part),
+        run=partial(_distil, run),
+        estimate=lambda root: _training_estimate(run, part, root, distils=True),
+    )
 
 
 def _check_data(run: _Run, context: StageContext) -> None:
