@@ -44,7 +44,6 @@ async def test_health(client: httpx.AsyncClient, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "unknown_url"),
         ("GET", "/v1/modelz", 404, "unknown_url"),
         ("POST", "/chat/completions", 404, "unknown_url"),
         ("POST", "/v1/chat/completions/", 404, "unknown_url"),

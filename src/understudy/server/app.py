@@ -9,6 +9,8 @@ from understudy import __version__
 from understudy.errors import ServeError, UnderstudyError
 from understudy.server.border import Border
 from understudy.server.chat import answer_chat, check_model
+from understudy.server.npcs import add_npcs
+from understudy.server.page_files import add_page
 from understudy.server.problem import JsonResponse, Problem, problem_of
 from understudy.server.schema import ChatRequest
 from understudy.server.served import ServedModel
@@ -46,9 +48,11 @@ def create_app(model: ServedModel, *, api_key: str | None) -> FastAPI:
     _add_chat(app, model)
     _add_models(app, model)
     _add_health(app)
+    add_page(app)
+    npc_schemas = add_npcs(app, model)
     schema = ChatRequest.model_json_schema(ref_template=_REFERENCES)
     described = app.openapi().setdefault("components", {}).setdefault("schemas", {})
-    described |= {**schema.pop("$defs", {}), ChatRequest.__name__: schema}
+    described |= {**schema.pop("$defs", {}), ChatRequest.__name__: schema, **npc_schemas}
     return app
 
 

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from understudy.server.page_files import is_page_path
 from understudy.server.problem import Problem
 
 __all__ = ["Border"]
@@ -58,7 +59,7 @@ class Border:
 
     def _refusal(self, scope: Scope) -> Response | None:
         """The answer to a request without the key."""
-        if self._api_key is None or scope["path"] in _WITHOUT_KEY:
+        if self._api_key is None or scope["path"] in _WITHOUT_KEY or is_page_path(scope["path"]):
             return None
         given = Headers(scope=scope).get("authorization", "").encode("latin-1")  # the bytes as they were sent
         scheme, _, key = given.partition(b" ")
