@@ -4,7 +4,10 @@ __all__ = [
     "CardError",
     "ContextLengthError",
     "DataError",
+    "DeviceLostError",
     "EngineError",
+    "GpuError",
+    "GpuMemoryError",
     "LoreError",
     "ModelFileError",
     "PromptError",
@@ -59,6 +62,18 @@ class PromptError(UnderstudyError):
 
 class EngineError(UnderstudyError):
     """The engine cannot go on (closed, or its backend failed)."""
+
+
+class GpuError(EngineError):
+    """A graphics adapter is missing, cannot do what is needed, or refused a command."""
+
+
+class GpuMemoryError(GpuError):
+    """A graphics adapter has, or may give, less memory than is needed."""
+
+
+class DeviceLostError(GpuError):
+    """A graphics adapter went away: reset, removed, or its driver crashed."""
 
 
 class RequestError(UnderstudyError):

@@ -1,0 +1,112 @@
+"""Attention on the GPU over keys and values in blocks of 32 tokens."""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.kernels.gpu_device import Dispatch, GpuBuffer, GpuDevice
+from understudy.kernels.gpu_matmul import PassLayout, padded
+from understudy.kernels.reference import rope_frequencies
+
+__all__ = [
+    "BLOCK_TOKENS",
+    "MAX_HEAD_DIM",
+    "PIECE_TOKENS",
+    "AttentionShape",
+    "attention",
+    "cache_block_bytes",
+    "pieces_bytes",
+    "turns",
+]
+
+BLOCK_TOKENS = 32
+PIECE_TOKENS = 256
+MAX_HEAD_DIM = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionShape:
+    """Heads and cache.
+
+    Attributes:
+        num_heads: of queries (N).
+        num_kv_heads: of keys and values (K).
+        head_dim: values in a head (H), a multiple of 4 up to 256.
+        rotary_dim: of these, that rope turns.
+        kv_bits: of a cached value, 8 or 16.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rotary_dim: int
+    kv_bits: int
+
+    def __post_init__(self) -> None:
+        if self.head_dim % 4 or not 4 <= self.head_dim <= MAX_HEAD_DIM or self.kv_bits not in (8, 16):
+            raise ValueError(f"head_dim must be a multiple of 4 up to {MAX_HEAD_DIM}, kv_bits 8 or 16: got {self}.")
+
+
+def cache_block_bytes(shape: AttentionShape) -> int:
+    """Bytes of a block of one layer: keys, values, and at 8 bits 4 bytes of scales a token and head."""
+    a_token = 2 * shape.head_dim * shape.kv_bits // 8 + (4 if shape.kv_bits == 8 else 0)
+    return BLOCK_TOKENS * shape.num_kv_heads * a_token
+
+
+def pieces_bytes(shape: AttentionShape, layout: PassLayout) -> int:
+    """Bytes of a pass's unfinished attention."""
+    return layout.max_items * shape.num_heads * (shape.head_dim + 2) * 4
+
+
+def turns(shape: AttentionShape, theta: float, num_positions: int) -> npt.NDArray[np.float32]:
+    """Cosine and sine of every position and pair: (positions, rotary_dim / 2, 2)."""
+    angles = np.outer(np.arange(num_positions, dtype=np.float32), rope_frequencies(shape.rotary_dim, theta))
+    return np.stack([np.cos(angles), np.sin(angles)], axis=2)
+
+
+def attention(
+    device: GpuDevice,
+    shape: AttentionShape,
+    layout: PassLayout,
+    *,
+    qkv: GpuBuffer,
+    cache: GpuBuffer,
+    turns: GpuBuffer,
+    pieces: GpuBuffer,
+    mixed: GpuBuffer,
+    words: GpuBuffer,
+) -> tuple[Dispatch, Dispatch, Dispatch]:
+    """Prepare rope and the cache's filling, split attention, and its putting together.
+
+    Their workgroups: (tokens, N + K), (items, K), (tokens, N).
+
+    Args:
+        device: where all of it is.
+        shape: heads and cache.
+        layout: of the pass's words.
+        qkv: (T, padded((N + 2 K) H)) queries, keys and values side by side; queries are turned in place.
+        cache: blocks of one layer.
+        turns: what `turns` gives.
+        pieces: `pieces_bytes`.
+        mixed: (T, padded(N H)) the result.
+        words: of the pass.
+    """
+    heads = {"N": shape.num_heads, "K": shape.num_kv_heads, "H": shape.head_dim}
+    constants: dict[str, int | float] = {
+        **heads,
+        "HALF": shape.rotary_dim // 2,
+        "QKV_STRIDE": padded((shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim),
+        "OUT_STRIDE": padded(shape.num_heads * shape.head_dim),
+        "SCORE_SCALE": float(shape.head_dim**-0.5),
+        **{name: at for name, at in layout.places.items() if name != "BLOCKS_AT"},  # the same for any cache
+    }
+    bits = f"{shape.kv_bits}bit"
+    rope = device.kernel("rope", (f"write_{bits}", "rope"), constants)
+    split = device.kernel("attention", (f"cache_{bits}", "attention"), constants)
+    combine = device.kernel("combine", ("combine",), constants)
+    return (
+        device.dispatch(rope, (qkv, cache, turns, words)),
+        device.dispatch(split, (qkv, cache, pieces, words)),
+        device.dispatch(combine, (pieces, mixed, words)),
+    )

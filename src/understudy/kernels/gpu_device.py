@@ -1,0 +1,334 @@
+"""An opened graphics adapter: buffers within a budget, kernels, and runs of them."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.errors import DeviceLostError, GpuError, GpuMemoryError
+from understudy.kernels.gpu_adapters import Adapter, find_handle, wgpu_module
+
+__all__ = ["Dispatch", "GpuBuffer", "GpuDevice", "Kernel"]
+
+_UPLOAD_BYTES = 8 << 20
+_LIMITS = {
+    "max-storage-buffer-binding-size": "max_binding_bytes",
+    "max-buffer-size": "max_buffer_bytes",
+    "max-compute-workgroup-storage-size": "workgroup_bytes",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GpuBuffer:
+    """Memory of the adapter.
+
+    Attributes:
+        handle: wgpu's.
+        num_bytes: its size, a multiple of 4.
+        label: what it is for.
+    """
+
+    handle: Any
+    num_bytes: int
+    label: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kernel:
+    """A compiled WGSL program.
+
+    Attributes:
+        handle: wgpu's pipeline.
+        bindings: numbers of the storage buffers that it sees, ascending.
+        label: its name.
+    """
+
+    handle: Any
+    bindings: tuple[int, ...]
+    label: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dispatch:
+    """A kernel with its buffers, ready to run.
+
+    Attributes:
+        kernel: what runs.
+        group: wgpu's bind group.
+        buffers: what the kernel sees, by binding.
+    """
+
+    kernel: Kernel
+    group: Any
+    buffers: Mapping[int, GpuBuffer]
+
+
+class GpuDevice:
+    """An opened adapter; not thread-safe.
+
+    Attributes:
+        adapter: which.
+        num_bytes: of all buffers now.
+        max_bytes: what all buffers together may take; None for no limit but the adapter's.
+    """
+
+    def __init__(self, adapter: Adapter, *, max_bytes: int | None = None) -> None:
+        """Open the adapter with all of its limits.
+
+        Raises:
+            GpuError: it cannot be opened.
+        """
+        self._wgpu = wgpu_module()
+        self.adapter = adapter
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._is_lost = False
+        self._kernels: dict[str, Kernel] = {}
+        features = [name for name in ("subgroup", "timestamp-query") if name in adapter.features]
+        limits = {name: getattr(adapter, field) for name, field in _LIMITS.items()}
+        try:
+            self._device = find_handle(adapter).request_device_sync(required_features=features, required_limits=limits)
+        except (RuntimeError, self._wgpu.GPUError) as error:
+            raise GpuError(f"The graphics adapter {adapter} cannot be opened: {_first_line(error)}.") from error
+        self._read_back: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give all memory back; also when the device is lost."""
+        self._is_lost = True
+        self._read_back = None
+        self._kernels.clear()
+        self._device.destroy()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing can run here any more."""
+        return self._is_lost
+
+    def buffer(self, num_bytes: int, label: str) -> GpuBuffer:
+        """Take memory, zeroed.
+
+        Args:
+            num_bytes: rounded up to a multiple of 16.
+            label: what for.
+
+        Raises:
+            GpuMemoryError: the limit, or the adapter, does not give that much.
+            DeviceLostError: the device is gone.
+        """
+        num_bytes = max(16, -(-num_bytes // 16) * 16)
+        if num_bytes > min(self.adapter.max_buffer_bytes, self.adapter.max_binding_bytes):
+            raise GpuMemoryError(
+                f"{label} would take {num_bytes} bytes; {self.adapter} gives at most "
+                f"{min(self.adapter.max_buffer_bytes, self.adapter.max_binding_bytes)} in one piece."
+            )
+        if self.max_bytes is not None and self.num_bytes + num_bytes > self.max_bytes:
+            raise GpuMemoryError(
+                f"{label} would take {num_bytes} bytes more than the {self.num_bytes} in use; the limit is "
+                f"{self.max_bytes}."
+            )
+        usage = self._wgpu.BufferUsage
+        with self._errors(f"taking {num_bytes} bytes for {label}"):
+            handle = self._device.create_buffer(
+                label=label, size=num_bytes, usage=usage.STORAGE | usage.UNIFORM | usage.COPY_SRC | usage.COPY_DST
+            )
+        self.num_bytes += num_bytes
+        return GpuBuffer(handle, num_bytes, label)
+
+    def upload(self, values: npt.NDArray[Any], label: str) -> GpuBuffer:
+        """Copy an array into a buffer of its own.
+
+        Raises:
+            GpuMemoryError: as `buffer`.
+            DeviceLostError: the device is gone.
+        """
+        raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        target = self.buffer(raw.size, label)
+        self.write(target, raw)
+        return target
+
+    def write(self, target: GpuBuffer, values: npt.NDArray[Any], *, offset: int = 0) -> None:
+        """Copy an array into a buffer before anything runs that is submitted later.
+
+        Args:
+            target: where to.
+            values: whole words of 4 bytes but at the end, where zeros fill the last one.
+            offset: bytes, a multiple of 4.
+        """
+        raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        if offset % 4 or offset + raw.size > target.num_bytes:
+            raise ValueError(f"{raw.size} bytes at {offset} do not fit {target.label} ({target.num_bytes} bytes)")
+        with self._errors(f"writing {target.label}"):
+            for start in range(0, raw.size, _UPLOAD_BYTES):
+                part = raw[start : start + _UPLOAD_BYTES]
+                if part.size % 4:
+                    part = np.concatenate([part, np.zeros(-part.size % 4, np.uint8)])
+                self._device.queue.write_buffer(target.handle, offset + start, part)
+                if raw.size > _UPLOAD_BYTES:  # or the copies that wait would double the memory
+                    self._device.queue.submit([])
+                    self._device._poll_wait()
+
+    def kernel(self, label: str, pieces: Sequence[str], constants: Mapping[str, int | float]) -> Kernel:
+        """Compile a program, once.
+
+        Args:
+            label: its name.
+            pieces: files of `kernels/wgsl`, without the ending, put together in this order.
+            constants: whole numbers become u32, others f32.
+
+        Raises:
+            GpuError: the adapter's driver refuses it.
+            DeviceLostError: the device is gone.
+        """
+        source = _source(pieces, constants)
+        found = self._kernels.get(source)
+        if found is None:
+            with self._errors(f"compiling the kernel {label}"):
+                module = self._device.create_shader_module(label=label, code=source)
+                handle = self._device.create_compute_pipeline(
+                    label=label, layout="auto", compute={"module": module, "entry_point": "main"}
+                )
+            found = self._kernels[source] = Kernel(handle, _bindings(source), label)
+        return found
+
+    def dispatch(self, kernel: Kernel, buffers: Sequence[GpuBuffer | None]) -> Dispatch:
+        """Tie a kernel to its buffers.
+
+        Args:
+            kernel: what will run.
+            buffers: by binding; those that the kernel does not see are left out.
+
+        Raises:
+            GpuError: a buffer is missing or too large to be seen.
+            DeviceLostError: the device is gone.
+        """
+        seen: dict[int, GpuBuffer] = {}
+        for binding in kernel.bindings:
+            buffer = buffers[binding] if binding < len(buffers) else None
+            if buffer is None:
+                raise GpuError(f"The kernel {kernel.label} needs a buffer at binding {binding}.")
+            seen[binding] = buffer
+        entries = [{"binding": n, "resource": {"buffer": b.handle}} for n, b in seen.items()]
+        with self._errors(f"binding buffers to {kernel.label}"):
+            group = self._device.create_bind_group(layout=kernel.handle.get_bind_group_layout(0), entries=entries)
+        return Dispatch(kernel, group, seen)
+
+    def submit(self, runs: Sequence[tuple[Dispatch, tuple[int, int]]]) -> None:
+        """Run dispatches in order, each after all writes of those before; does not wait.
+
+        Args:
+            runs: what, and how many workgroups in x and y.
+
+        Raises:
+            GpuError: too many workgroups.
+            DeviceLostError: the device is gone.
+        """
+        for dispatch, size in runs:
+            if not all(0 < n <= self.adapter.max_workgroups for n in size):
+                raise GpuError(f"{dispatch.kernel.label} would run {size} workgroups; the limit is "
+                               f"{self.adapter.max_workgroups} a dimension.")  # fmt: skip
+        lib, null = _raw_library()
+        set_pipeline = lib.wgpuComputePassEncoderSetPipeline
+        set_group = lib.wgpuComputePassEncoderSetBindGroup
+        run = lib.wgpuComputePassEncoderDispatchWorkgroups
+        with self._errors("submitting work"):
+            encoder = self._device.create_command_encoder()
+            compute = encoder.begin_compute_pass()
+            raw = compute._internal
+            last = None
+            for dispatch, (x, y) in runs:
+                if dispatch.kernel is not last:
+                    set_pipeline(raw, dispatch.kernel.handle._internal)
+                    last = dispatch.kernel
+                set_group(raw, 0, dispatch.group._internal, 0, null)
+                run(raw, x, y, 1)
+            compute.end()
+            self._device.queue.submit([encoder.finish()])
+
+    def wait(self) -> None:
+        """Return when all that was submitted is done.
+
+        Raises:
+            DeviceLostError: the device is gone.
+        """
+        with self._errors("waiting"):
+            self._device._poll_wait()
+
+    def copy(self, source: GpuBuffer, target: GpuBuffer, moves: Sequence[tuple[int, int, int]]) -> None:
+        """Copy stretches between buffers or inside one, after what was submitted before.
+
+        Args:
+            source: from.
+            target: to; may be the source, where the stretches do not overlap.
+            moves: offsets in source and target, and sizes, in bytes, multiples of 4.
+        """
+        with self._errors(f"copying {source.label}"):
+            encoder = self._device.create_command_encoder()
+            for start, end, size in moves:
+                encoder.copy_buffer_to_buffer(source.handle, start, target.handle, end, size)
+            self._device.queue.submit([encoder.finish()])
+
+    def read(self, source: GpuBuffer, num_bytes: int | None = None) -> npt.NDArray[np.uint8]:
+        """Wait for what was submitted, and copy a buffer's beginning out.
+
+        Raises:
+            DeviceLostError: the device is gone.
+        """
+        size = source.num_bytes if num_bytes is None else num_bytes
+        if not size:
+            return np.empty(0, np.uint8)
+        with self._errors(f"reading {source.label}"):
+            return np.frombuffer(self._device.queue.read_buffer(source.handle, 0, size), np.uint8)
+
+    @contextlib.contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        """Say what failed in our own words, and remember a lost device."""
+        if self._is_lost:
+            raise DeviceLostError(f"The graphics adapter {self.adapter} is lost.")
+        try:
+            yield
+        except self._wgpu.GPUError as error:
+            text = _first_line(error)
+            if "lost" in str(error).lower() or "is invalid" in str(error).lower():
+                self._is_lost = True
+                raise DeviceLostError(f"The graphics adapter {self.adapter} was lost while {doing}: {text}.") from error
+            if isinstance(error, self._wgpu.GPUOutOfMemoryError) or "memory" in str(error).lower():
+                raise GpuMemoryError(f"{self.adapter} has no memory left ({doing}): {text}.") from error
+            raise GpuError(f"{self.adapter} refused ({doing}): {text}.") from error
+
+
+def _raw_library() -> tuple[Any, Any]:
+    """The C functions of wgpu: a third of the time that its methods take, and these calls cannot fail one by one."""
+    from wgpu.backends.wgpu_native import ffi, lib
+
+    return lib, ffi.NULL
+
+
+def _source(pieces: Sequence[str], constants: Mapping[str, int | float]) -> str:
+    lines = [
+        f"const {name}: f32 = {value!r};" if isinstance(value, float) else f"const {name}: u32 = {value}u;"
+        for name, value in constants.items()
+    ]
+    folder = files("understudy.kernels").joinpath("wgsl")
+    texts = [folder.joinpath(f"{piece}.wgsl").read_text("utf-8") for piece in pieces]
+    return "\n".join([*lines, *texts])
+
+
+def _bindings(source: str) -> tuple[int, ...]:
+    """The numbers behind `@binding`; every piece declares only what it uses."""
+    parts = source.split("@binding(")[1:]
+    return tuple(sorted(int(part[: part.index(")")]) for part in parts))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:3]).rstrip(".") or type(error).__name__

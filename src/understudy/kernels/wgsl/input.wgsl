@@ -1,0 +1,57 @@
+// Rows of x on their way in: as they are, or through LayerNorm1P: (x - mean) / sqrt(variance + eps) * gain + bias.
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> pass_: array<u32>;
+@group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;  // gain and bias, zero past the last column
+
+var<workgroup> parts: array<vec4<f32>, 256>;
+var<workgroup> sixteenths: array<vec4<f32>, 16>;
+var<private> mean: vec4<f32>;
+var<private> inverse: vec4<f32>;
+
+fn num_rows() -> u32 { return select(pass_[0], pass_[2], shape.wants_logits != 0u); }
+
+fn source_row(row: u32) -> u32 {
+  let last = min(row, num_rows() - 1u);
+  if (shape.wants_logits != 0u) { return pass_[WANTED_AT + last]; }
+  return last;
+}
+
+fn total(li: u32, part: vec4<f32>) -> vec4<f32> {
+  parts[li] = part;
+  workgroupBarrier();
+  if (li < 16u) {
+    var sum = parts[li * 16u];
+    for (var i = 1u; i < 16u; i++) { sum += parts[li * 16u + i]; }
+    sixteenths[li] = sum;
+  }
+  workgroupBarrier();
+  var sum = sixteenths[0];
+  for (var i = 1u; i < 16u; i++) { sum += sixteenths[i]; }
+  workgroupBarrier();
+  return sum;
+}
+
+fn begin(li: u32, first: u32) {
+  if (shape.has_norm == 0u) { return; }
+  var sum = vec4<f32>(0.0);
+  for (var i = li; i < shape.x_vectors; i += 256u) {
+    for (var t = 0u; t < TOKENS; t++) { sum[t] += dot(x[source_row(first + t) * shape.x_vectors + i], vec4<f32>(1.0)); }
+  }
+  mean = total(li, sum) / f32(shape.cols);
+  sum = vec4<f32>(0.0);
+  for (var i = li; i < shape.x_vectors; i += 256u) {
+    let is_real = (vec4<u32>(i * 4u) + vec4<u32>(0u, 1u, 2u, 3u)) < vec4<u32>(shape.cols);
+    for (var t = 0u; t < TOKENS; t++) {
+      let centred = select(vec4<f32>(0.0), x[source_row(first + t) * shape.x_vectors + i] - mean[t], is_real);
+      sum[t] += dot(centred, centred);
+    }
+  }
+  inverse = 1.0 / sqrt(total(li, sum) / f32(shape.cols) + shape.eps);
+}
+
+fn prepared(t: u32, row: u32, at: u32) -> vec4<f32> {
+  let value = x[row * shape.x_vectors + at];
+  if (shape.has_norm == 0u) { return value; }
+  let centred = value - mean[t];
+  return fma(centred, norm[at] * inverse[t], norm[shape.x_vectors + at]);
+}

@@ -1,0 +1,44 @@
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+
+const OUTPUTS = 8u * TOKENS;
+
+var<workgroup> shares: array<f32, 32u * OUTPUTS>;
+
+fn put(at: u32, value: f32) {
+  if (shape.output == 1u) {
+    let positive = max(value, 0.0);
+    y[at] = positive * positive;
+  } else if (shape.output == 2u) {
+    y[at] += value;
+  } else {
+    y[at] = value;
+  }
+}
+
+fn run(place: vec3<u32>, li: u32) {
+  let lane = li & 31u;
+  let team = li >> 5u;
+  let row = place.x * 8u + team;
+  let first = place.y * TOKENS;
+  var sums = array<f32, TOKENS>();
+  begin(li, first);
+  for (var chunk = 0u; chunk * 32u < shape.groups; chunk++) {
+    stage(li, chunk, first);
+    workgroupBarrier();
+    let group = chunk * 32u + lane;
+    if (group < shape.groups && row < shape.out_rows) {
+      let more = multiply(row, group, lane);
+      for (var t = 0u; t < TOKENS; t++) { sums[t] += more[t]; }
+    }
+    workgroupBarrier();
+  }
+  for (var t = 0u; t < TOKENS; t++) { share(lane, team * TOKENS + t, sums[t]); }
+  workgroupBarrier();
+  if (li < OUTPUTS) {
+    let out_row = place.x * 8u + li / TOKENS;
+    let token = first + li % TOKENS;
+    if (out_row < shape.out_rows && token < num_rows()) {
+      put(token * shape.y_stride + shape.y_offset + out_row, total_of(li));
+    }
+  }
+}
