@@ -12,6 +12,7 @@ from understudy.errors import RequestError
 from understudy.prompt.messages import ToolCall
 from understudy.prompt.parse import parse_answer
 from understudy.prompt.template import call_line
+from understudy.testing import SchemaMaker
 from understudy.tools.grammar import (
     choice_grammar,
     gbnf_grammar,
@@ -23,7 +24,7 @@ from understudy.tools.grammar import (
 )
 
 if TYPE_CHECKING:
-    from conftest import SchemaMaker, Writer
+    from conftest import Writer
 
 A, B = ({"type": "function", "function": {"name": name}} for name in "ab")
 VALUES = re.compile(r'"(?:[^"\\]|\\.)*"|[-+.\deE]*\d')  # strings and numbers
@@ -80,7 +81,7 @@ def finished(writer: "Writer", grammar: Any, seeds: range, **fields: Any) -> Ite
             yield text
 
 
-def check_schemas(writer: "Writer", makers: Iterator["SchemaMaker"], max_tokens: int) -> int:
+def check_schemas(writer: "Writer", makers: Iterator[SchemaMaker], max_tokens: int) -> int:
     num_finished = 0
     for number, maker in enumerate(makers):
         schema = maker.schema()
@@ -92,18 +93,18 @@ def check_schemas(writer: "Writer", makers: Iterator["SchemaMaker"], max_tokens:
     return num_finished
 
 
-def test_json_of_a_random_model_satisfies_its_schema(tiny: "Writer", schema_maker: type["SchemaMaker"]) -> None:
-    num_finished = check_schemas(tiny, (schema_maker(seed) for seed in range(120)), 250)
-    assert num_finished > 100
+def test_json_of_a_random_model_satisfies_its_schema(tiny: "Writer") -> None:
+    num_finished = check_schemas(tiny, (SchemaMaker(seed) for seed in range(30)), 200)
+    assert num_finished > 20
 
 
-def test_json_of_the_embedded_model_satisfies_its_schema(harrow: "Writer", schema_maker: type["SchemaMaker"]) -> None:
-    num_finished = check_schemas(harrow, (schema_maker(seed) for seed in range(500, 560)), 120)
-    assert num_finished > 45
+def test_json_of_the_embedded_model_satisfies_its_schema(harrow: "Writer") -> None:
+    num_finished = check_schemas(harrow, (SchemaMaker(seed) for seed in range(500, 512)), 90)
+    assert num_finished > 6
 
 
 def test_any_object(tiny: "Writer") -> None:
-    values = [json.loads(t) for t in finished(tiny, json_object_grammar(), range(12), max_tokens=100)]
+    values = [json.loads(t) for t in finished(tiny, json_object_grammar(), range(6), max_tokens=60)]
     assert values
     assert all(isinstance(v, dict) for v in values)
 
@@ -121,12 +122,12 @@ def test_digits_and_white_space_have_an_end(tiny: "Writer") -> None:
 
 @pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "function": {"name": "rest"}}])
 @pytest.mark.parametrize("name", ["tiny", "harrow"])
-def test_calls(request: pytest.FixtureRequest, name: str, choice: Any, schema_maker: type["SchemaMaker"]) -> None:
+def test_calls(request: pytest.FixtureRequest, name: str, choice: Any) -> None:
     writer = request.getfixturevalue(name)
     call_id = writer.tokenizer.special_id("<toolcall>")
     num_calls = 0
-    for seed in range(6):
-        maker = schema_maker(seed + 900)
+    for seed in range(4):
+        maker = SchemaMaker(seed + 900)
         tools = [*TOOLS, {"type": "function", "function": {"name": "made", "parameters": maker.arguments()}}]
         grammar = tool_grammar(tools, writer.tokenizer, choice=choice, is_parallel=bool(seed % 2))
         sampling = writer.request(grammar).sampling
@@ -141,7 +142,7 @@ def test_calls(request: pytest.FixtureRequest, name: str, choice: Any, schema_ma
                 assert text.startswith("<toolcall>")
             if isinstance(choice, dict):
                 assert [c.name for c in parse_answer(text).tool_calls] == ["rest"]
-    assert num_calls > 1
+    assert num_calls > 0
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])

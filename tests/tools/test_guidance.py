@@ -7,12 +7,12 @@ import pytest
 from understudy.errors import EngineError, RequestError
 from understudy.model.native_backend import CpuBackend
 from understudy.model.transformer import ReferenceBackend
-from understudy.tokenizer import Tokenizer
+from understudy.testing import SchemaMaker, sentencepiece_tokenizer
 from understudy.tools.grammar import json_schema_grammar, lark_grammar, regex_grammar, tool_grammar
 from understudy.tools.guidance import GuidanceConstraint, GuidanceVocabulary
 
 if TYPE_CHECKING:
-    from conftest import SchemaMaker, Writer
+    from conftest import Writer
 
 
 class Unforced(GuidanceConstraint):
@@ -26,11 +26,9 @@ def tokens(engine: Any, request: Any) -> list[int]:
     return [i for chunk in engine.submit(request) for i in chunk.token_ids]
 
 
-def test_forced_tokens_are_those_that_a_byte_model_would_draw(
-    tiny: "Writer", schema_maker: type["SchemaMaker"]
-) -> None:
+def test_forced_tokens_are_those_that_a_byte_model_would_draw(tiny: "Writer") -> None:
     for seed in range(12):
-        grammar = json_schema_grammar(schema_maker(seed).schema(2))
+        grammar = json_schema_grammar(SchemaMaker(seed).schema(2))
         make = tiny.vocabulary.compile(grammar)
 
         def unforced(make: Any = make) -> GuidanceConstraint:
@@ -45,11 +43,11 @@ def test_forced_tokens_are_those_that_a_byte_model_would_draw(
 
 @pytest.mark.parametrize("name", ["tiny", "harrow"])
 def test_the_same_tokens_alone_in_a_batch_in_chunks_and_with_drafts(
-    request: pytest.FixtureRequest, name: str, schema_maker: type["SchemaMaker"], monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = request.getfixturevalue(name)
-    tool = {"name": "note", "parameters": schema_maker(7).arguments()}
-    grammars = [json_schema_grammar(schema_maker(seed).schema(2)) for seed in range(5)]
+    tool = {"name": "note", "parameters": SchemaMaker(7).arguments()}
+    grammars = [json_schema_grammar(SchemaMaker(seed).schema(2)) for seed in range(5)]
     grammars.append(tool_grammar([tool, {"name": "wait"}], writer.tokenizer, choice="required"))
     prompt = 'Say {"name": "note", "arguments": {"name": "wait"}} again'
     requests = [
@@ -75,43 +73,9 @@ def test_forced_text_is_spelled_as_the_tokenizer_spells_it(harrow: "Writer") -> 
     assert token_ids[:5] == harrow.tokenizer.encode(text)[:5]
 
 
-SPACE = "\u2581"
-
-
-def sentencepiece(*, has_lead: bool) -> Tokenizer:
-    """Byte fallback, spaces as U+2581, some merges; published models come so."""
-    pieces = ["<pad>", "<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
-    letters = [SPACE, *'abcdefghijklmnopqrstuvwxyz{}[]:,"<>/_\n']
-    merges = [(SPACE, "t"), ("t", "h"), ("th", "e"), (SPACE, "the"), ('"', ":"), ("{", '"')]
-    pieces += [*letters, *("".join(m) for m in merges)]
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    lead = [{"type": "Prepend", "prepend": SPACE}] if has_lead else []
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return Tokenizer(
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [{"id": i, "content": pieces[i], **flags} for i in range(4)],
-            "normalizer": {"type": "Sequence", "normalizers": [*lead, replace]},
-            "pre_tokenizer": None,
-            "post_processor": None,
-            "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-            "model": {
-                "type": "BPE",
-                "unk_token": "<unk>",
-                "byte_fallback": True,
-                "fuse_unk": True,
-                "vocab": {p: i for i, p in enumerate(pieces)},
-                "merges": [list(m) for m in merges],
-            },
-        }
-    )
-
-
 @pytest.mark.parametrize("has_lead", [False, True])
 def test_sentencepiece_without_markers(has_lead: bool) -> None:
-    tokenizer = sentencepiece(has_lead=has_lead)
+    tokenizer = sentencepiece_tokenizer(has_lead=has_lead)
     vocabulary = GuidanceVocabulary(tokenizer, vocab_size=tokenizer.vocab_size + 5, stop_token_ids=frozenset({3}))
     constraint = vocabulary.compile(tool_grammar([{"name": "go"}], tokenizer, choice="required"))()
     said: list[int] = []

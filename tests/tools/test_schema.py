@@ -127,6 +127,11 @@ def test_formats_of_numbers_are_bounds() -> None:
     assert (narrow["small"]["minimum"], narrow["small"]["maximum"]) == (3, 2**31 - 1)
 
 
+def test_dates_and_times_are_those_that_libraries_read() -> None:
+    for kind in ("date", "time", "date-time"):
+        assert "allOf" in narrow_schema({"type": "string", "format": kind, "pattern": "1"}, param="x")
+
+
 def test_unions_that_a_tag_tells_apart_are_held() -> None:
     tagged = [{"type": "object", "properties": {"k": {"const": c}}, "required": ["k"]} for c in "abc"]
     union = {"$defs": {f"t{n}": schema for n, schema in enumerate(tagged)}}

@@ -66,6 +66,10 @@ _NUMBER_FORMATS: dict[str, tuple[int, int] | None] = {
     "uint64": (0, SchemaLimits.whole_number),
     **dict.fromkeys(("int64", "float", "double", "decimal")),
 }
+_YEAR = "(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
+_CLOCK = "[0-9]{2}:[0-9]{2}:[0-5][0-9]([.][0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
+# No year 0, leap second or endless fraction: games' own libraries cannot read them.
+_SHAPES = {"date": f"^{_YEAR}-", "time": f"^{_CLOCK}$", "date-time": f"^{_YEAR}-.{{5}}T{_CLOCK}$"}
 _CHOICES = ("$ref", "allOf", "anyOf", "const", "enum", "oneOf")
 
 
@@ -212,6 +216,8 @@ class _Narrowing:
                 self._refuse(place, f"{keyword!r} must be {expected}, got {str(value)[:80]!r}")
             kept[keyword] = value
         self._check_numbers(kept, place)
+        if (shape := _SHAPES.get(kept.get("format", ""))) is not None:
+            kept["allOf"] = [*kept.get("allOf", []), {"pattern": shape}]
         is_shared = is_part or bool(kept.keys() - {"$defs", "definitions", "type", "anyOf", "oneOf"})
         for keyword in kept.keys() & {*_LISTS, *_MAPS, *_SINGLES}:
             is_same_value = keyword == "allOf" or (keyword in ("anyOf", "oneOf") and is_shared)
