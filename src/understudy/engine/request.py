@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from understudy.engine.constraint import Constraint
+from understudy.engine.logprobs import MAX_TOP_LOGPROBS, TokenLogprob
 from understudy.engine.sampling import SamplingParams, is_whole
 from understudy.errors import RequestError
 
@@ -29,6 +30,7 @@ class GenerationRequest:
         deadline_s: seconds after submission at which the answer ends with what it has ("deadline"); None for never.
         owner: whose tokens it takes, e.g. a character, where the engine has a quota for each.
         constraint: makes the grammar that the answer must follow, anew for each sequence; None for free text.
+        top_logprobs: tell how likely each token was, and so many of the most likely, at most 20; None for neither.
         is_warm_up: read the prompt, keep what was computed, and generate nothing; others go first.
 
     Raises:
@@ -45,6 +47,7 @@ class GenerationRequest:
     deadline_s: float | None = None
     owner: str | None = None
     constraint: Callable[[], Constraint] | None = None
+    top_logprobs: int | None = None
     is_warm_up: bool = False
 
     def __post_init__(self) -> None:
@@ -55,6 +58,11 @@ class GenerationRequest:
             raise RequestError(f"max_tokens must be a whole number from 1, got {limit!r}.", param="max_tokens")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise RequestError(f"deadline_s must be above 0, got {self.deadline_s!r}.", param="deadline_s")
+        top = self.top_logprobs
+        if top is not None and not (is_whole(top) and 0 <= top <= MAX_TOP_LOGPROBS):
+            raise RequestError(
+                f"top_logprobs must be a whole number from 0 to {MAX_TOP_LOGPROBS}, got {top!r}.", param="top_logprobs"
+            )
         if not _are_words(self.stop):
             raise RequestError(f"stop must be a tuple of strings that are not empty, got {self.stop!r}.", param="stop")
 
@@ -67,11 +75,13 @@ class Chunk:
         text: whole characters; empty only in a last chunk.
         token_ids: tokens drawn since the last chunk, the one that ended the text included.
         finish_reason: set in the last chunk only.
+        logprobs: one for each of the tokens, if the request asked for them. A token that a grammar forced is certain.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

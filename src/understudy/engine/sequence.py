@@ -10,6 +10,7 @@ from understudy.engine.backend import Cache, Step
 from understudy.engine.constraint import Constraint, TokenGate
 from understudy.engine.detokenizer import TextAssembler
 from understudy.engine.generation import Generation
+from understudy.engine.logprobs import TokenLogprob, token_logprob
 from understudy.engine.lookup import PromptLookup
 from understudy.engine.prefix import longest_beginning
 from understudy.engine.request import Chunk, FinishReason, GenerationRequest
@@ -61,6 +62,7 @@ class Sequence:
         )
         self._assembler = TextAssembler(tokenizer, stop=request.stop, visible_specials=request.visible_specials)
         self._undelivered: list[int] = []
+        self._logprobs: list[TokenLogprob] = []  # of the undelivered tokens, if they are asked for
         self._text = ""  # of the undelivered tokens, until their step is done
         self._lookup = PromptLookup(draft_tokens)
         self._draft: list[int] = []
@@ -89,7 +91,8 @@ class Sequence:
 
     def expire(self) -> None:
         """End the answer with what it has."""
-        self.generation.deliver(Chunk(self._assembler.finish(), tuple(self._undelivered), "deadline"))
+        self._text += self._assembler.finish()
+        self._deliver("deadline")
 
     def plan(self, num_tokens: int) -> Step:
         """The next step: at most so many tokens (at least 1), and a draft in decode; logits only to draw from."""
@@ -136,9 +139,10 @@ class Sequence:
             try:
                 token_id = self._gate.next_forced()
                 if token_id is None:
-                    token_id = self._sampler.sample(logits_row, self._gate.allowed(logits_row.size))
+                    token_id = self._sample(logits_row)
                 else:
                     self._sampler.count(token_id)
+                    self._note_forced(token_id)
                 self._take(token_id)
             except EngineError as error:
                 self.generation.fail(error)
@@ -148,11 +152,25 @@ class Sequence:
                 return row + 1
         return 0
 
+    def _sample(self, logits: npt.NDArray[np.float32]) -> int:
+        allowed = self._gate.allowed(logits.size)
+        token_id = self._sampler.sample(logits, allowed)
+        num_top = self.request.top_logprobs
+        if num_top is not None:
+            self._logprobs.append(token_logprob(logits, token_id, num_top=num_top, allowed=allowed))
+        return token_id
+
+    def _note_forced(self, token_id: int) -> None:
+        if self.request.top_logprobs is not None:
+            top = ((token_id, 0.0),) if self.request.top_logprobs else ()
+            self._logprobs.append(TokenLogprob(token_id, 0.0, top))
+
     def _take_forced(self) -> None:
         """Take all that the grammar forces, without the model; one chunk."""
         try:
             while not self.generation.is_done and (token_id := self._gate.next_forced()) is not None:
                 self._sampler.count(token_id)
+                self._note_forced(token_id)
                 self._take(token_id)
         except EngineError as error:
             self.generation.fail(error)
@@ -170,8 +188,9 @@ class Sequence:
 
     def _deliver(self, reason: FinishReason | None = None) -> None:
         if self._text or reason is not None:
-            self.generation.deliver(Chunk(self._text, tuple(self._undelivered), reason))
+            self.generation.deliver(Chunk(self._text, tuple(self._undelivered), reason, tuple(self._logprobs)))
             self._undelivered.clear()
+            self._logprobs.clear()
             self._text = ""
 
     def _read(self, token_id: int) -> tuple[str, FinishReason | None]:

@@ -248,6 +248,7 @@ class Model:
         max_tokens: int | None = None,
         stop: tuple[str, ...] = (),
         constraint: Callable[[], Constraint] | None = None,
+        top_logprobs: int | None = None,
         deadline_s: float | None = None,
     ) -> Generation:
         """Start an answer.
@@ -258,6 +259,7 @@ class Model:
             max_tokens: longest answer, in tokens.
             stop: strings that end the text.
             constraint: what the answer must follow, e.g. `call_constraint`'s; default: nothing.
+            top_logprobs: tell how likely each token was, and so many of the most likely; default: neither.
             deadline_s: after so many seconds it ends with what it has; None for never.
 
         Raises:
@@ -273,6 +275,7 @@ class Model:
             stop_token_ids=stop_token_ids(tokenizer, self.files.config.eos_token_id),
             visible_specials=visible_specials(tokenizer),
             constraint=constraint,
+            top_logprobs=top_logprobs,
             deadline_s=deadline_s,
         )
         return self.engine.submit(request)

@@ -5,11 +5,12 @@ import dataclasses
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Literal
 
 from understudy.engine import Generation
 from understudy.errors import UnderstudyError
+from understudy.server.logprobs import WordLogprobs
 from understudy.server.problem import problem_of
 from understudy.server.reading import CallPart, Reader, WordsReader
 
@@ -18,12 +19,13 @@ __all__ = ["Answers", "Delta"]
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """What one choice adds: words, parts of tool calls, or its end."""
+    """What one choice adds: words, parts of tool calls, or its end; how likely the words' tokens were."""
 
     index: int
     text: str = ""
     parts: tuple[CallPart, ...] = ()
     finish_reason: str | None = None
+    logprobs: tuple[dict[str, Any], ...] = ()
 
 
 class Answers:
@@ -42,6 +44,7 @@ class Answers:
         model: str,
         new_reader: Callable[[], Reader] = WordsReader,
         called: Literal["stop", "tool_calls"] = "tool_calls",
+        new_logprobs: Callable[[], WordLogprobs] | None = None,
     ) -> None:
         """Read what the engine makes.
 
@@ -50,6 +53,7 @@ class Answers:
             model: name to answer under.
             new_reader: makes what finds words and calls in a choice's text.
             called: the reason that an answer with calls ends with.
+            new_logprobs: makes what tells how likely a choice's tokens were; None for an answer without.
         """
         self.id = f"chatcmpl-{secrets.token_hex(16)}"
         self.created = int(time.time())
@@ -57,6 +61,7 @@ class Answers:
         self._generations = generations
         self._readers = [new_reader() for _ in generations]
         self._called = called
+        self._logprobs = [new_logprobs() for _ in generations] if new_logprobs else None
 
     def cancel(self) -> None:
         """Stop the model's work on this request."""
@@ -99,14 +104,18 @@ class Answers:
 
     async def _read(self, index: int, arrived: "asyncio.Queue[Delta | BaseException]") -> None:
         has_called = False
+        entries: list[dict[str, Any]] = []
         async for chunk in self._generations[index]:
             reason: str | None = chunk.finish_reason
             words, parts = self._readers[index].read(chunk.text, is_final=reason is not None)
             has_called = has_called or any(part.is_last for part in parts)
             if reason == "stop" and has_called:
                 reason = self._called
+            if self._logprobs:
+                entries += self._logprobs[index].read(chunk)
             if words or parts or reason:
-                arrived.put_nowait(Delta(index, words, parts, reason))
+                arrived.put_nowait(Delta(index, words, parts, reason, tuple(entries)))
+                entries = []
 
     async def whole(self) -> dict[str, Any]:
         """The complete answer.
@@ -117,15 +126,17 @@ class Answers:
         texts = [""] * len(self._generations)
         parts: list[list[CallPart]] = [[] for _ in texts]
         reasons: list[str | None] = [None] * len(texts)
+        logprobs: list[list[dict[str, Any]]] = [[] for _ in texts]
         async for delta in self.deltas():
             texts[delta.index] += delta.text
             parts[delta.index] += delta.parts
             reasons[delta.index] = delta.finish_reason
+            logprobs[delta.index] += delta.logprobs
         choices = [
             {
                 "index": n,
                 "message": _message(texts[n], parts[n]),
-                "logprobs": None,
+                "logprobs": _logprobs(logprobs[n]) if self._logprobs else None,
                 "finish_reason": reasons[n],
             }
             for n in range(len(texts))
@@ -148,12 +159,10 @@ class Answers:
                     opened[delta.index] = True
                     content = None if delta.parts and not delta.text else ""
                     yield self._event(delta.index, {"role": "assistant", "content": content}, has_usage=has_usage)
-                if delta.text:
-                    yield self._event(delta.index, {"content": delta.text}, has_usage=has_usage)
-                for part in delta.parts:
-                    yield self._event(delta.index, {"tool_calls": [_part(part)]}, has_usage=has_usage)
-                if delta.finish_reason:
-                    yield self._event(delta.index, {}, has_usage=has_usage, finish_reason=delta.finish_reason)
+                logprobs = _logprobs(delta.logprobs) if delta.logprobs else None
+                for step, reason in _steps(delta):
+                    yield self._event(delta.index, step, reason, logprobs, has_usage=has_usage)
+                    logprobs = None
         except UnderstudyError as error:
             if not any(opened):
                 raise
@@ -166,8 +175,16 @@ class Answers:
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _event(self, index: int, delta: dict[str, Any], *, has_usage: bool, finish_reason: str | None = None) -> str:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _event(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        finish_reason: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+        *,
+        has_usage: bool,
+    ) -> str:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         usage = {"usage": None} if has_usage else {}
         return _event({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
 
@@ -182,6 +199,18 @@ def _message(text: str, parts: list[CallPart]) -> dict[str, Any]:
             calls.append({"id": own[0].id, "type": "function", "function": function})
     message = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
     return {**message, "tool_calls": calls} if calls else message
+
+
+def _logprobs(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"content": list(entries), "refusal": None}
+
+
+def _steps(delta: Delta) -> list[tuple[dict[str, Any], str | None]]:
+    """A delta as a stream tells it, with the reason at its end."""
+    words: list[dict[str, Any]] = [{"content": delta.text}] if delta.text else []
+    steps = [*words, *({"tool_calls": [_part(part)]} for part in delta.parts)]
+    end: list[tuple[dict[str, Any], str | None]] = [({}, delta.finish_reason)] if delta.finish_reason else []
+    return [*((step, None) for step in steps), *end]
 
 
 def _part(part: CallPart) -> dict[str, Any]:

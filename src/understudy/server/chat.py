@@ -14,6 +14,7 @@ from understudy.server.body import read_json
 from understudy.server.connection import EventStream, client_gone, unless_gone
 from understudy.server.conversation import read_conversation
 from understudy.server.form import answer_form
+from understudy.server.logprobs import WordLogprobs
 from understudy.server.problem import JsonResponse, Problem
 from understudy.server.schema import ChatRequest, parse_chat_request
 from understudy.server.served import ServedModel
@@ -96,9 +97,14 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
     conversation, num_left_out = read_conversation(body)
     sampling = _sampling(body, served.model.default_sampling)
     max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    constraint, new_reader = answer_form(body, served.model)
+    form = answer_form(body, served.model)
     start = functools.partial(
-        served.model.generate, conversation, max_tokens=max_tokens, stop=tuple(body.stop), constraint=constraint
+        served.model.generate,
+        conversation,
+        max_tokens=max_tokens,
+        stop=tuple(body.stop),
+        constraint=form.constraint,
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
     generations: list[Generation] = []
     try:
@@ -108,9 +114,14 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
         for generation in generations:
             generation.cancel()
         raise
-    # As OpenAI: a call of a named function is no choice of the model's, and its answer just stops.
-    is_named = isinstance(body.tool_choice, dict) and "function" in body.tool_choice
-    answers = Answers(generations, model=body.model, new_reader=new_reader, called="stop" if is_named else "tool_calls")
+    new_logprobs = functools.partial(WordLogprobs, served.model.files.tokenizer, is_exact=form.is_exact)
+    answers = Answers(
+        generations,
+        model=body.model,
+        new_reader=form.new_reader,
+        called=form.called,
+        new_logprobs=new_logprobs if body.logprobs else None,
+    )
     return answers, num_left_out
 
 

@@ -1,8 +1,10 @@
 """What an answer is held to: a form that the client asked for, calls of its tools, or both."""
 
+import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from understudy.engine.constraint import Constraint
 from understudy.errors import RequestError
@@ -18,13 +20,31 @@ from understudy.tools.grammar import (
     regex_grammar,
 )
 
-__all__ = ["answer_form"]
+__all__ = ["AnswerForm", "answer_form"]
 
 _ANY_OBJECT = {"type": "object"}
 
 
-def answer_form(body: ChatRequest, model: Model) -> tuple[Callable[[], Constraint] | None, Callable[[], Reader]]:
-    """What holds the model to what the client wants, and what reads an answer that is held so.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerForm:
+    """How an answer is made and read.
+
+    Attributes:
+        constraint: makes what holds the model to it; None for free words.
+        new_reader: makes what finds words and calls in the text.
+        is_exact: every character of the words counts, white space at their ends, too.
+        called: the reason that an answer with calls ends with. At OpenAI a call of a named function, which is no choice
+            of the model's, just stops.
+    """
+
+    constraint: Callable[[], Constraint] | None
+    new_reader: Callable[[], Reader] = WordsReader
+    is_exact: bool = False
+    called: Literal["stop", "tool_calls"] = "tool_calls"
+
+
+def answer_form(body: ChatRequest, model: Model) -> AnswerForm:
+    """What a request's answer is held to.
 
     Compiling a large grammar takes a while: not for the event loop. Those used lately are kept.
 
@@ -38,8 +58,9 @@ def answer_form(body: ChatRequest, model: Model) -> tuple[Callable[[], Constrain
     param, value = next(iter(asked.items()), ("", None))
     if not body.tools or body.tool_choice == "none":
         if asked:
-            return model.vocabulary.compile(_grammar(param, value)), FormReader
-        return (model.call_constraint(()) if body.tools else None), WordsReader
+            constraint = model.vocabulary.compile(_grammar(param, value))
+            return AnswerForm(constraint=constraint, new_reader=FormReader, is_exact=True)
+        return AnswerForm(constraint=model.call_constraint(()) if body.tools else None)
     if asked and not _is_schema(param):
         raise RequestError(f"{param} cannot be combined with tools; leave one of them out.", param=param)
     if asked and not _may_speak(body.tool_choice):
@@ -47,14 +68,17 @@ def answer_form(body: ChatRequest, model: Model) -> tuple[Callable[[], Constrain
             f'tool_choice wants a call, and {param} a form of words; send one of them, or tool_choice "auto".',
             param="tool_choice",
         )
-    constraint = model.call_constraint(
+    calls = model.call_constraint(
         [tool.to_json() for tool in body.tools],
         choice=body.tool_choice or "auto",
         is_parallel=body.parallel_tool_calls is not False,
         answer_schema=_schema(param, value) if asked else None,
         answer_param=param,
     )
-    return constraint, lambda: CallsReader(is_form=bool(asked))
+    reader = functools.partial(CallsReader, is_form=bool(asked))
+    is_named = isinstance(body.tool_choice, dict) and "function" in body.tool_choice
+    called: Literal["stop", "tool_calls"] = "stop" if is_named else "tool_calls"
+    return AnswerForm(constraint=calls, new_reader=reader, is_exact=bool(asked), called=called)
 
 
 def _asked(body: ChatRequest) -> dict[str, Any]:

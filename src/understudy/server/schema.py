@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from understudy.engine.logprobs import MAX_TOP_LOGPROBS
 from understudy.server.problem import Problem
 
 __all__ = [
@@ -47,8 +48,8 @@ _UNSUPPORTED = frozenset(
         "echo",
         "function_call",
     }
-    | {"functions", "grammar", "ignore_eos", "json_schema", "logprobs", "min_tokens", "prompt_logprobs", "regex"}
-    | {"stop_token_ids", "structured_outputs", "top_logprobs", "use_beam_search", "web_search_options"}
+    | {"functions", "grammar", "ignore_eos", "json_schema", "min_tokens", "prompt_logprobs", "regex"}
+    | {"stop_token_ids", "structured_outputs", "use_beam_search", "web_search_options"}
 )
 
 
@@ -225,6 +226,8 @@ class ChatRequest(GuidedFields):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[Tool], Field(max_length=_MAX_TOOLS)] | None = None
     tool_choice: Annotated[Any, BeforeValidator(_choice_of_tool)] = None
     parallel_tool_calls: bool | None = None
@@ -260,6 +263,8 @@ def parse_chat_request(value: Mapping[str, Any]) -> ChatRequest:
     _check_messages(request.messages)
     if request.stream_options is not None and not request.stream:
         raise _invalid('is only allowed with "stream": true', "stream_options")
+    if request.top_logprobs and not request.logprobs:
+        raise _invalid('is only allowed with "logprobs": true', "top_logprobs")
     form = request.response_format
     if form is not None and form.type == "json_schema" and form.json_schema is None:
         raise _invalid("is missing", "response_format.json_schema")
