@@ -80,6 +80,19 @@ async def test_tools_are_dropped_by_none(client: httpx.AsyncClient, body: "Body"
     assert "open_gate" not in stage.prompts[0]
 
 
+async def test_calls_that_are_left_out_are_counted(client: httpx.AsyncClient, body: "Body", stage: "Stage") -> None:
+    broken = {"id": "call_1", "type": "function", "function": {"name": "open_gate", "arguments": '{"side": "no'}}
+    messages = [
+        {"role": "user", "content": "Open!"},
+        {"role": "assistant", "content": "So.", "tool_calls": [broken]},
+        {"role": "user", "content": "Well?"},
+    ]
+    response = await client.post(CHAT, json=body(messages=messages, tools=[TOOL]))
+    assert (response.status_code, response.headers["x-left-out-calls"]) == (200, "1")
+    assert "<toolcall>" not in stage.prompts[0]
+    assert "x-left-out-calls" not in (await client.post(CHAT, json=body())).headers
+
+
 @pytest.mark.parametrize("stop", ["o.", ["zz", "o."]])
 async def test_stop(client: httpx.AsyncClient, body: "Body", stop: object) -> None:
     choice = (await client.post(CHAT, json=body(stop=stop))).json()["choices"][0]

@@ -197,6 +197,10 @@ def test_no_call_where_none_is_wanted(tiny: "Writer") -> None:
         (choice_grammar(["stay", "stay here", 'a "b"\n\\', "żółw 🐢"]), r'stay( here)?|a "b"\n\\|żółw 🐢'),
         (regex_grammar(r"[a-f]{2,4}(-[0-9]{2}/\d)?"), r"[a-f]{2,4}(-[0-9]{2}/\d)?"),
         (lark_grammar('start: word ("," word){1,2}\nword: /[xyz]{1,3}/'), r"[xyz]{1,3}(,[xyz]{1,3}){1,2}"),
+        (
+            gbnf_grammar(r'root ::= "\u00e9\u0022" [\u3042-\u3093]{1,3} "\\u00e9" "\U0001F422"'),
+            r'é"[あ-ん]{1,3}\\u00e9🐢',
+        ),
         (gbnf_grammar('root ::= "go " dir\ndir ::= "up" | "down" | [0-9]+ "m"'), r"go (up|down|\d+m)"),
     ],
 )

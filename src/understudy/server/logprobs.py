@@ -17,7 +17,8 @@ class WordLogprobs:
     """Follows one answer: each of its tokens comes once all of its bytes are in the text.
 
     Left out are tokens that are no part of the words: the one that ends the answer, those of a stop string, white space
-    at the ends, and the tool calls. Joined, the bytes of the others are the text.
+    at the ends, and the tool calls. Joined, the bytes of the others are the text, but for white space that is part of
+    the first or last token.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, is_exact: bool) -> None:

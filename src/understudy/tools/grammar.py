@@ -40,6 +40,8 @@ _MAX_CHOICES = 1024
 _MAX_TOOLS = 128
 _MAX_CALLS = 16
 _MAX_KEPT = 64
+# A character by its number, which llguidance's converter leaves as its Lark cannot read it; not behind `\\`.
+_ESCAPE = re.compile(r"\\\\|\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # As Python's json.dumps writes it, which is what the model reads and learns; no other white space.
 _JSON_STYLE: "JsonCompileOptions" = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
@@ -116,7 +118,7 @@ def gbnf_grammar(text: Any, *, param: str = "guided_grammar") -> Grammar:
     """
     _text(text, _MAX_TEXT, param)
     try:
-        lark = gbnf_to_lark(text)
+        lark = gbnf_to_lark(_ESCAPE.sub(_written_out, text))
     except Exception as error:  # the library raises bare Exception, and whatever Python does of odd text
         raise RequestError(f"{param}: this is no GBNF grammar: {str(error)[:300]}.", param=param) from error
     return lark_grammar(lark, param=param)
@@ -252,6 +254,14 @@ def _name_in(value: Any) -> str | None:
     function = value.get("function") if isinstance(value, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     return name if isinstance(name, str) else None
+
+
+def _written_out(escape: re.Match[str]) -> str:
+    """A character instead of its number; one of ASCII may mean something where it stands, and keeps a number."""
+    if not (digits := escape[1] or escape[2]):
+        return escape[0]
+    code = int(digits, 16)
+    return f"\\x{code:02x}" if code < 128 else chr(code)
 
 
 def _marker(marker: str, tokenizer: Tokenizer) -> str:
