@@ -7,6 +7,7 @@ import typer
 
 from understudy import __version__
 from understudy.cli.bench import bench
+from understudy.cli.card import card
 from understudy.cli.chat import chat
 from understudy.cli.data import data
 from understudy.cli.distill import distill
@@ -44,6 +45,7 @@ app.command()(synth)
 app.command()(bench)
 app.command()(make)
 app.add_typer(lore, name="lore")
+app.add_typer(card, name="card")
 app.command()(data)
 app.command()(train)
 app.command()(distill)

@@ -13,7 +13,7 @@ from typing import Any
 from understudy.errors import CardError
 from understudy.npc.card_versions import CardVersion, backfill, card_version, convert_card
 from understudy.npc.charx import ARCHIVE_SIGNATURES, pack_archive, unpack_archive
-from understudy.npc.document import dump_json, open_file, parse_json
+from understudy.npc.document import dump_json, open_file, parse_json, read_rest
 from understudy.npc.png import PNG_SIGNATURE, add_texts, split_texts
 
 __all__ = [
@@ -59,9 +59,7 @@ def read_card_file(path: Path) -> CardFile:
         start = file.read(8)
         is_json = start != PNG_SIGNATURE and not start.startswith(ARCHIVE_SIGNATURES)
         limit = _MAX_JSON_BYTES if is_json else _MAX_FILE_BYTES
-        content = start + file.read(limit + 1 - len(start))
-    if len(content) > limit:
-        raise CardError(f"{source} is larger than {limit >> 20} MiB. Take pictures and other data out of it.")
+        content = start + read_rest(file, limit=limit - len(start), source=source)
     if start == PNG_SIGNATURE:
         return _read_png(content, source)
     if not is_json:
@@ -83,7 +81,7 @@ def write_card_file(path: Path, card: CardFile, *, version: CardVersion | None =
         CardError: the ending is another, there is no picture for a PNG, or the file cannot be written.
     """
     ending = path.suffix.lower()
-    if version is None and ending == ".charx":
+    if version is None and ending == ".charx" and card_version(card.document) != "v3":
         version = "v3"
     document = convert_card(card.document, version) if version else card.document
     if ending == ".json":

@@ -80,17 +80,20 @@ def convert_card(document: Mapping[str, Any], version: CardVersion) -> dict[str,
     if version not in get_args(CardVersion):
         raise CardError(f"There is no card version {version!r}. Choose one of {', '.join(get_args(CardVersion))}.")
     own = card_version(document)
-    if own == version:
+    if own == version == "v1":
         return copy.deepcopy(dict(document))
     data = copy.deepcopy(dict(card_fields(document, "The card")))
     around = {} if own == "v1" else {k: v for k, v in document.items() if k not in ("spec", "spec_version", "data")}
     if version == "v1":
         return {**copy.deepcopy(around), **_flat(data)}
-    data = {**copy.deepcopy(dict(_V2_DEFAULTS)), **data}
+    defaults = copy.deepcopy(dict(_V2_DEFAULTS))
+    data = {**defaults, **{k: v for k, v in data.items() if v is not None or k not in defaults}}
     if own == "v1":
         _nest(data)
     if version == "v3":
         data.setdefault("group_only_greetings", [])
+    if own == version:
+        return {**document, "data": data}
     _convert_book(data, version)
     number = version[1]
     return {**around, "spec": f"chara_card_v{number}", "spec_version": f"{number}.0", "data": data}

@@ -2,12 +2,13 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from understudy.errors import CardError
 
-__all__ = ["dump_json", "open_file", "parse_json", "read_json"]
+__all__ = ["dump_json", "open_file", "parse_json", "read_file", "read_json", "read_rest"]
 
 _MAX_DEPTH = 64
 
@@ -18,11 +19,32 @@ def read_json(path: Path, *, limit: int, source: str) -> Any:
     Raises:
         CardError: it cannot be read, is longer, or is no JSON.
     """
+    return parse_json(read_file(path, limit=limit, source=source), source)
+
+
+def read_file(path: Path, *, limit: int, source: str) -> bytes:
+    """Read a file of at most `limit` bytes.
+
+    Raises:
+        CardError: it cannot be read, or is longer.
+    """
     with open_file(path, source) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise CardError(f"{source} is larger than {limit >> 20} MiB. Divide it, or take data out of it.")
-    return parse_json(content, source)
+        return read_rest(file, limit=limit, source=source)
+
+
+def read_rest(file: BinaryIO, *, limit: int, source: str) -> bytes:
+    """Read on to the end of a file, which is at most `limit` bytes away.
+
+    Raises:
+        CardError: it is further away; found out before anything is read, where the file can tell.
+    """
+    size = os.fstat(file.fileno()).st_size
+    content = file.read(limit + 1) if size - file.tell() <= limit else b""
+    if size - file.tell() > 0 or len(content) > limit:
+        raise CardError(
+            f"{source} is larger than {round(limit / (1 << 20))} MiB. Take pictures and other data out of it."
+        )
+    return content
 
 
 def parse_json(content: bytes, source: str) -> Any:
