@@ -16,6 +16,7 @@ from understudy.cli.evaluate import evaluate
 from understudy.cli.finetune import finetune
 from understudy.cli.lore import lore
 from understudy.cli.make import make
+from understudy.cli.memory import memory
 from understudy.cli.prune import prune
 from understudy.cli.pull import models, pull
 from understudy.cli.quantize import quantize
@@ -45,6 +46,7 @@ app.command()(synth)
 app.command()(bench)
 app.command()(make)
 app.add_typer(lore, name="lore")
+app.add_typer(memory, name="memory")
 app.add_typer(card, name="card")
 app.command()(data)
 app.command()(train)

@@ -39,13 +39,14 @@ def build(
 
     console = _console()
     documents, skipped = _documents(folder, max_words)
+    opened = _open_embedder(embedder)
     with _progress() as bar:
         tasks = {name: bar.add_task(name, total=None, visible=False) for name in ("reading", "embedding", "writing")}
 
         def tell(what: str, done: int, total: int) -> None:
             bar.update(tasks[what], completed=done, total=total, visible=total > 0)
 
-        report = build_lore(out, documents, embedder=_open_embedder(embedder), embedder_spec=embedder, on_progress=tell)
+        report = build_lore(out, documents, embedder=opened, embedder_spec=embedder, on_progress=tell)
     for name, why in skipped:
         console.print(f"skipped {name}: it {why}")
     console.print(

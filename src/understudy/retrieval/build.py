@@ -18,9 +18,10 @@ __all__ = ["LORE", "BuildReport", "build_lore", "fill_lore"]
 _BATCH = 32
 # Ids are the database's own; a passage's text stands in lore_text, under the same number.
 LORE = Part(
-    "lore",
-    1,
-    """CREATE TABLE lore_facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    name="lore",
+    version=1,
+    mend="Build it again with this program, to a new file.",
+    schema="""CREATE TABLE lore_facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE lore_scopes(id INTEGER PRIMARY KEY, is_public INTEGER NOT NULL, names TEXT NOT NULL UNIQUE);
 CREATE TABLE lore_known_to(
     name TEXT NOT NULL, scope INTEGER NOT NULL REFERENCES lore_scopes, PRIMARY KEY (name, scope)) WITHOUT ROWID;

@@ -1,5 +1,6 @@
 """The SQLite file: how it is opened, and how its parts know their version."""
 
+import dataclasses
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ _WAIT_S = 10.0
 _MAGIC = b"SQLite format 3\0"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
     """A set of tables that share a version; several parts may live in one file.
 
@@ -21,10 +23,13 @@ class Part:
         name: what errors and the file call it.
         version: of its tables.
         schema: the statements that create them.
+        mend: what to do about a file of another version.
     """
 
-    def __init__(self, name: str, version: int, schema: str) -> None:
-        self.name, self.version, self.schema = name, version, schema
+    name: str
+    version: int
+    schema: str
+    mend: str
 
 
 def open_database(path: Path | None, part: Part, *, create: bool) -> sqlite3.Connection:
@@ -123,13 +128,12 @@ def _prepare(connection: sqlite3.Connection, path: Path | None, part: Part, *, c
                     connection.execute("INSERT INTO understudy_parts VALUES (?, ?)", (part.name, part.version))
                     found = part.version
     except sqlite3.DatabaseError as error:
-        raise LoreError(f"The database {path} is damaged or in use: {error}. Build it again.") from error
+        raise LoreError(f"The database {path} is damaged or in use: {error}. {part.mend}") from error
     if found is None:
         raise LoreError(f"{path} holds no {part.name}. Give a file that `understudy lore build` made.")
     if found != part.version:
         raise LoreError(
-            f"{path} holds {part.name} of version {found}; this program reads version {part.version}. "
-            "Build it again with this program, to a new file."
+            f"{path} holds {part.name} of version {found}; this program reads version {part.version}. {part.mend}"
         )
 
 
