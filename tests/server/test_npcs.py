@@ -1,7 +1,10 @@
 import asyncio
+import base64
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from conftest import Stage
 
 CALL = '<toolcall> {"name": "rent_room", "arguments": {"room": "single", "nights": 2}} </toolcall>'
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 RENT_ROOM = {
     "type": "function",
     "function": {
@@ -107,7 +113,6 @@ async def test_why_adds_up_and_can_be_repeated(client: httpx.AsyncClient) -> Non
     assert sum(passage["tokens"] for passage in kept) == tokens["lore"]
     assert {"lore-12"} <= {passage["id"] for passage in kept}
     unknown = [passage for passage in why["lore"] if not passage["kept"]]
-    assert unknown[0]["dropped"] == "not_known"
     assert unknown[0]["why"] == "Minnow does not know it"
     assert "river" in unknown[0]["matched"]
     request = why["request"]
@@ -128,7 +133,7 @@ async def test_what_does_not_fit_is_named(new_stage: Callable[..., "Stage"]) -> 
         assert why["dropped_exchanges"] == 2
         await client.post(f"{where}/say", json={"line": "pennies, heron, market, rats " + "x" * 1900, "max_tokens": 8})
         why = (await client.get(f"{where}/why")).json()
-        assert "budget" in [passage.get("dropped") for passage in why["lore"]]
+        assert any(passage["why"].startswith("no room") for passage in why["lore"] if not passage["kept"])
         assert why["budget"]["prompt_tokens"] <= why["budget"]["limit_tokens"] == 2992
         response = await client.post(f"{where}/say", json={"line": "x" * 3000})
         assert response.json()["error"]["code"] == "context_length_exceeded"
@@ -153,6 +158,22 @@ async def test_saved_and_loaded(client: httpx.AsyncClient) -> None:
         assert (response.status_code, error["param"]) == (400, "session")
         assert problem in error["message"]
         assert error["message"].startswith("The session ")
+
+
+async def test_a_card_in_a_file(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    card = dataclasses.replace(Card(name="Vex", first_mes="Hey {{user}}."), picture=PIXEL)
+    for name in ("vex.png", "vex.charx", "vex.json"):
+        card.save(tmp_path / name)
+        encoded = base64.b64encode((tmp_path / name).read_bytes()).decode()
+        where = await make(client, character=None, card_file=encoded)
+        npc = (await client.get(where)).json()
+        assert (npc["character"]["name"], npc["greeting"]) == ("Vex", "Hey traveller.")
+    for broken in ("%", base64.b64encode(PIXEL).decode(), base64.b64encode(PIXEL[:40]).decode()):
+        response = await client.post("/v1/npcs", json={"card_file": broken})
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, "card_file")
+        assert error["message"].startswith("The card")
+        assert "/" not in error["message"]
 
 
 async def test_a_card_from_outside(client: httpx.AsyncClient, stage: "Stage") -> None:

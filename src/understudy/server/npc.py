@@ -2,16 +2,13 @@
 
 import asyncio
 import contextlib
+import copy
 import dataclasses
-import json
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from understudy.engine import SamplingParams
-from understudy.errors import SaveError
 from understudy.npc.model import Model
 from understudy.npc.session import Session
 from understudy.npc.world import World
@@ -171,8 +168,7 @@ class Npc:
             UnderstudyError: the line is too long, or a value is out of range.
         """
         turn = _Turn(said, _sampling(said, model.default_sampling), len(self.session.history), 0.0)
-        session = Session(self.session.card, self.session.world, self.session.player, tools=self.session.tools)
-        session.history = list(self.session.history)
+        session = copy.copy(self.session)  # what the line would do to it is forgotten
         shown = session.conversation(
             said.line,
             max_prompt_tokens=_room(model, said.max_tokens),
@@ -182,16 +178,8 @@ class Npc:
         return self._trace(session, turn, shown, model, model_name, said.seed)
 
     def save(self) -> dict[str, Any]:
-        """The session document, which `load_npc` reads.
-
-        Raises:
-            SaveError: there is no room for it.
-        """
-        with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
-            path = Path(folder) / "session"
-            self.session.save(path)
-            document: dict[str, Any] = json.loads(path.read_text("ascii"))
-        return document
+        """The session document, which `load_npc` reads."""
+        return self.session.to_json()
 
     async def _take(self, turn: _Turn, model: Model, arrived: "asyncio.Queue[Event | None]") -> None:
         """Play a turn; None ends its events."""
@@ -291,8 +279,8 @@ class Npc:
         said, history = turn.said, session.history[: turn.num_before]
         parts = prompt_parts(shown, model.count)
         passages = next(part.pop("passages") for part in parts if part["part"] == "lore")
-        exchanges = sum(message.role == "user" for message in history)
-        kept = sum(message.role == "user" for message in shown.messages) - 1
+        briefing = session.briefing
+        assert briefing is not None
         return {
             "object": "npc.why",
             "line": said.line,
@@ -303,8 +291,8 @@ class Npc:
                 "answer_tokens": said.max_tokens,
             },
             "parts": parts,
-            "lore": lore_trace(session, said.line, history, session.last_lore, passages),
-            "dropped_exchanges": max(exchanges - kept, 0),
+            "lore": lore_trace(session, briefing, said.line, history, passages),
+            "dropped_exchanges": briefing.num_forgotten,
             "request": chat_request(
                 shown, model=model_name, sampling=turn.sampling, max_tokens=said.max_tokens, seed=seed
             ),
@@ -322,14 +310,8 @@ def load_npc(document: Mapping[str, Any], *, worlds: Mapping[str, World], tools:
     Raises:
         SaveError: it is damaged, foreign, or of a world that is not here.
     """
-    with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
-        path = Path(folder) / "session"
-        path.write_text(json.dumps(document), "ascii")
-        try:
-            session = Session.load(path, world=worlds.get(str(document.get("world"))))
-        except SaveError as error:
-            raise SaveError(str(error).replace(str(path), "The session")) from error
-    return Npc(session, tools=tools)
+    world = worlds.get(str(document.get("world")))
+    return Npc(Session.from_json(document, source="The session", world=world), tools=tools)
 
 
 def _room(model: Model, max_tokens: int) -> int:

@@ -34,6 +34,7 @@ class CreateNpc(_NpcRecord):
     Attributes:
         character: id or name of one of `/v1/characters`.
         card: or a character card, as JSON.
+        card_file: or a card's file in base64: PNG, APNG, .charx or JSON.
         player: what the character calls the player.
         world: whose lore it knows; default: its own world's, and none for a card from outside.
         tools: functions of the game, as OpenAI's schemas; the client runs them.
@@ -41,6 +42,7 @@ class CreateNpc(_NpcRecord):
 
     character: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     card: dict[str, Any] | None = None
+    card_file: Annotated[str, Field(min_length=1)] | None = None
     player: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$")] = (
         "traveller"
     )
@@ -49,8 +51,8 @@ class CreateNpc(_NpcRecord):
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if (self.character is None) == (self.card is None):
-            raise ValueError('must have either "character" or "card"')
+        if [self.character, self.card, self.card_file].count(None) != 2:
+            raise ValueError('must have one of "character", "card" and "card_file"')
         return self
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from understudy.engine import SamplingParams
+from understudy.npc.briefing import Briefing
 from understudy.npc.lore import Selected, select_lore
 from understudy.npc.session import Session
 from understudy.prompt import Conversation, Message
@@ -13,7 +14,6 @@ from understudy.prompt.template import tool_function
 __all__ = ["chat_messages", "chat_request", "lore_trace", "prompt_parts"]
 
 _MAX_DROPPED = 8
-_BEST = 3  # so many passages `Session.conversation` takes
 _NEUTRAL = SamplingParams()
 _OPTIONAL = ("top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 
@@ -64,61 +64,48 @@ def prompt_parts(shown: Conversation, count: Callable[[Conversation], int]) -> l
 
 
 def lore_trace(
-    session: Session, line: str, history: Sequence[Message], kept: Sequence[Selected], tokens: Sequence[int]
+    session: Session, briefing: Briefing, line: str, history: Sequence[Message], tokens: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The passages that went in with their reasons, then those that the words called up in vain.
+    """The passages that went in with their reasons, then those that stayed out, and what the character may not know.
 
     Args:
         session: who was asked.
+        briefing: what came of it.
         line: what the player said.
         history: what was said before it.
-        kept: passages that went in, best first.
-        tokens: their lengths.
+        tokens: lengths of the passages that went in, in their order.
     """
-    trace = [
-        {**_passage(found), "tokens": length, "kept": True, "why": f"matched {', '.join(found.matched_keys)}"}
-        for found, length in zip(kept, tokens, strict=True)
-    ]
-    if session.world is None:
-        return trace
-    said = _last_exchange(history)
-    anybody = dataclasses.replace(session.card, knowledge=())
-    known = set(session.card.knowledge) or {entry.id for entry in session.world.lore}
-    taken = {found.entry.id for found in kept}
-    rank = 0
-    for found in select_lore(session.world, anybody, line, history=said, limit=len(session.world.lore)):
-        is_known = found.entry.id in known
-        rank += is_known
-        if found.entry.id in taken or len(trace) >= len(kept) + _MAX_DROPPED:
-            continue
-        dropped = "not_known" if not is_known else "limit" if rank > _BEST else "budget"
-        trace.append({**_passage(found), "kept": False, "why": _reason(dropped, session), "dropped": dropped})
+    called = _called_up(session, line, history)
+    lengths = iter(tokens)
+    trace = []
+    for passage in briefing.passages:
+        found = called.pop(passage.id, None) if passage.source == "world" else None
+        told = _passage(passage.source, passage.id, passage.title, passage.text, found)
+        trace.append({**told, "kept": passage.is_kept, "why": passage.reason})
+        if passage.is_kept:
+            trace[-1]["tokens"] = next(lengths)
+    who, known = session.card.char, set(session.card.knowledge)
+    for found in list(called.values())[:_MAX_DROPPED]:
+        entry = found.entry
+        why = f"{who} does not know it" if known and entry.id not in known else "others matched better"
+        trace.append({**_passage("world", entry.id, entry.title, entry.text, found), "kept": False, "why": why})
     return trace
 
 
-def _last_exchange(history: Sequence[Message]) -> list[str]:
-    """The words that count for lore beside the line itself, as `Session.conversation` takes them."""
+def _called_up(session: Session, line: str, history: Sequence[Message]) -> dict[str, Selected]:
+    """The world's passages that the words call up, whoever knows them, by id, best first."""
     starts = [number for number, message in enumerate(history) if message.role == "user"]
-    return [m.content for m in history[starts[-1] :] if m.role != "tool" and m.content] if starts else []
+    said = [m.content for m in history[starts[-1] :] if m.role != "tool" and m.content] if starts else []
+    anybody = dataclasses.replace(session.card, knowledge=())
+    limit = len(session.world.lore) if session.world else 0
+    return {found.entry.id: found for found in select_lore(session.world, anybody, line, history=said, limit=limit)}
 
 
-def _passage(found: Selected) -> dict[str, Any]:
-    return {
-        "id": found.entry.id,
-        "title": found.entry.title,
-        "text": found.entry.text,
-        "score": round(found.score, 3),
-        "matched": list(found.matched_keys),
-    }
-
-
-def _reason(dropped: str, session: Session) -> str:
-    who = session.card.nickname or session.card.name
-    return {
-        "not_known": f"{who} does not know it",
-        "limit": f"{_BEST} passages matched better",
-        "budget": "no room was left in the prompt",
-    }[dropped]
+def _passage(source: str, passage_id: str, title: str, text: str, found: Selected | None) -> dict[str, Any]:
+    told: dict[str, Any] = {"source": source, "id": passage_id, "title": title, "text": text}
+    if found is not None:
+        told |= {"score": round(found.score, 3), "matched": list(found.matched_keys)}
+    return told
 
 
 def chat_request(

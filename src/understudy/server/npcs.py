@@ -1,11 +1,16 @@
 """`/v1/npcs`: characters that remember, beside OpenAI's routes. And `/v1/characters`: who there is to choose from."""
 
 import asyncio
+import base64
+import binascii
+import dataclasses
 import hashlib
 import json
 import secrets
+import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -230,13 +235,29 @@ def _cast(body: CreateNpc, world: World) -> tuple[Card, World | None]:
         raise Problem(404, f"There is no world {body.world!r} here; there is {world.id!r}.", param="world")
     if body.character is not None:
         return _known_card(body.character, world), None if body.world == "" else world
+    param = "card" if body.card is not None else "card_file"
     try:
-        if len(json.dumps(body.card)) > _MAX_CARD_BYTES:
+        card = _read_card(body.card_file) if body.card_file is not None else Card.from_json(body.card)
+        if len(json.dumps(card.to_json())) > _MAX_CARD_BYTES:
             raise CardError("The card is larger than 1 MiB. Take pictures and other data out of it.")
-        card = Card.from_json(body.card)
     except CardError as error:
-        raise _fault(error, "card") from error
-    return card, world if body.world else None
+        raise _fault(error, param) from error
+    # Its picture and files are the client's to show.
+    return dataclasses.replace(card, picture=b"", files={}), world if body.world else None
+
+
+def _read_card(encoded: str) -> Card:
+    try:
+        content = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise CardError(f"The card's file is no base64: {error}.") from error
+    with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
+        path = Path(folder) / "card"
+        path.write_bytes(content)
+        try:
+            return Card.load(path)
+        except CardError as error:
+            raise CardError(str(error).replace(f"The card {path}", "The card")) from error
 
 
 def _known_card(name: str, world: World) -> Card:
