@@ -1,5 +1,7 @@
 """What fits into a prompt, and the reasons for the rest."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 
 from understudy.errors import ContextLengthError
@@ -19,7 +21,9 @@ def passage(name: str, *, is_kept: bool = True) -> Passage:
     return Passage(source="lore", id=name, title=name.title(), text=f"{name} text", reason="words 0.9", is_kept=is_kept)
 
 
-def fit(budget: int, *, num_exchanges: int = 4) -> Briefing:
+def fit(
+    budget: int, *, num_exchanges: int = 4, summarise: Callable[[Sequence[Message], int], str] | None = None
+) -> Briefing:
     history = [
         Message(role=role, content=f"{role} {n}") for n in range(num_exchanges) for role in ("user", "assistant")
     ]  # four words an exchange
@@ -32,6 +36,7 @@ def fit(budget: int, *, num_exchanges: int = 4) -> Briefing:
         passages=[passage("best"), passage("never", is_kept=False), passage("weak")],
         max_prompt_tokens=budget,
         count=count,
+        summarise=summarise,
     )
 
 
@@ -67,3 +72,23 @@ def test_in_words() -> None:
         "lore Weak: kept, words 0.9",
         "lore Never: dropped, words 0.9",
     ]
+
+
+def test_what_is_forgotten_is_summed_up() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def summarise(turns: Sequence[Message], max_tokens: int) -> str:
+        asked.append((len(turns), max_tokens))
+        return "They greeted."
+
+    briefing = fit(400, num_exchanges=200, summarise=summarise)
+    assert briefing.num_forgotten == 200 - briefing.num_exchanges > 100
+    assert asked == [(2 * briefing.num_forgotten, 400 // 16 - 8)]
+    assert briefing.conversation.contexts[-1] == "They greeted."
+    assert briefing.num_prompt_tokens <= 400
+    asked.clear()
+    assert fit(400, num_exchanges=3, summarise=summarise).num_forgotten == 0
+    assert asked == []
+    long = fit(400, num_exchanges=200, summarise=lambda turns, max_tokens: "word " * 400)
+    assert long.num_prompt_tokens <= 400
+    assert len(long.conversation.contexts) == 2

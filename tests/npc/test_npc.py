@@ -12,6 +12,7 @@ import pytest
 from understudy.engine import SamplingParams
 from understudy.errors import CardError, RequestError, SaveError
 from understudy.npc.card import Card
+from understudy.npc.memory import Memory
 from understudy.npc.model import Model
 from understudy.npc.npc import Npc, NpcOptions
 
@@ -180,6 +181,24 @@ def test_why(model: Model) -> None:
     assert why is not None
     assert why.conversation.contexts == ("The ferry leaves at dawn.",)  # it stays for three messages
     assert npc.session.to_json()["lore_state"]["timers"]
+
+
+def test_facts_about_the_player_outlive_the_conversation(model: Model, tmp_path: Path) -> None:
+    with Memory.open(tmp_path / "lore.db") as memory:
+        npc = model.npc("hettie", player="Mara", memory=memory, options=WILD, seed=1)
+        npc.say("My brother is a glazier in Thornhallow.", remember=False).text()
+        assert memory.facts() == []
+        npc.say("I owe you three coppers.").text()
+        assert [fact.kind for fact in memory.facts("Mara", "hettie")] == ["debt"]
+    with Memory.open(tmp_path / "lore.db") as memory:
+        later = model.npc("hettie", player="Mara", memory=memory, options=WILD, seed=1)
+        later.say("Good evening!").text()
+        why = later.why()
+        assert why is not None
+        assert 'Mara said: "I owe you three coppers' in why.conversation.contexts[0]
+        other = model.npc("minnow", player="Mara", memory=memory, options=WILD, seed=1)
+        other.say("Good evening!").text()
+        assert "coppers" not in str(other.session.briefing.conversation if other.session.briefing else "")
 
 
 def test_who_is_not_there(model: Model, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0: always the likeliest word; 2: wild.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 120,
-    backend: Annotated[str, typer.Option(help="What computes: auto, cpu (compiled) or reference (NumPy).")] = "auto",
+    backend: Annotated[str, typer.Option(help="What computes: auto, cpu, reference or wgpu[:adapter].")] = "auto",
     tools: Annotated[list[str] | None, typer.Option(help="FILE.json, FILE.py:NAME or MODULE:NAME; repeatable.")] = None,
 ) -> None:
     """Talk with a character."""
@@ -73,20 +73,21 @@ def chat(
 
 
 def _surroundings(paths: list[Path]) -> dict[str, Any]:
-    """What the paths hold, as arguments of `Model.npc`."""
+    """What the paths hold, as arguments of `Model.npc`; facts about the player go into the lore database."""
     from understudy.npc.lorebook import Lorebook
+    from understudy.npc.memory import Memory
     from understudy.npc.world import default_world, load_world
     from understudy.retrieval import Lore
 
-    place, lore, books = None, None, []
+    place, lore, memory, books = None, None, None, []
     for path in paths:
         if path.suffix.lower() == ".json":
             books.append(Lorebook.load(path))
         elif path.is_file():
-            lore = Lore.open(path)
+            lore, memory = Lore.open(path), Memory.open(path)
         else:
             place = load_world(path)
-    return {"world": place or default_world(), "lore": lore, "lorebooks": books}
+    return {"world": place or default_world(), "lore": lore, "lorebooks": books, "memory": memory}
 
 
 def _load_tools(specs: list[str]) -> "list[FunctionTool]":

@@ -10,7 +10,9 @@ from understudy.prompt import Conversation, Message
 
 __all__ = ["Briefing", "Passage", "fit_briefing"]
 
-Source = Literal["memory", "lorebook", "world", "lore"]
+_SUMMARY_SHARE = 16  # of the prompt, at most
+_SUMMARY_FRAME = 8  # tokens around a context, at most
+Source = Literal["memory", "summary", "lorebook", "world", "lore"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,8 @@ class Passage:
     """A text for the model's `<context>`, or one that stayed out.
 
     Attributes:
-        source: memory, lorebook, world (the entries of a world folder) or lore (a database).
+        source: memory, summary (of what was said too long ago), lorebook, world (entries of its folder) or lore (a
+            database).
         id: for citation.
         title: for people.
         text: what the model is shown.
@@ -78,6 +81,7 @@ def fit_briefing(
     max_prompt_tokens: int,
     count: Callable[[Conversation], int],
     lore_scan: LoreScan | None = None,
+    summarise: Callable[[Sequence[Message], int], str] | None = None,
 ) -> Briefing:
     """Fit a line into the budget: the oldest exchanges go first, then the passages from the last one on.
 
@@ -91,41 +95,83 @@ def fit_briefing(
         max_prompt_tokens: the budget, in tokens.
         count: length of a conversation's prompt, in tokens.
         lore_scan: passed on.
+        summarise: exchanges that find no room, within so many tokens; "" for nothing.
 
     Raises:
         ContextLengthError: the line with the system prompt alone is too long.
     """
-    starts = [number for number, message in enumerate(history) if message.role == "user"]
-    kept = [passage for passage in passages if passage.is_kept]
-    dropped = [passage for passage in passages if not passage.is_kept]
-
-    def build(num_exchanges: int) -> Conversation:
-        turns = history[starts[-num_exchanges] :] if num_exchanges else []
-        return Conversation(
-            messages=(system, *turns, Message(role="user", content=line), *turn),
-            tools=tuple(tools),
-            contexts=tuple(passage.text for passage in kept),
-        )
-
-    num_exchanges = len(starts)
-    num_tokens = count(build(num_exchanges))
+    draft = _Draft(system, line, history, turn, tools, passages, count)
+    num_exchanges, num_tokens = len(draft.starts), draft.length(len(draft.starts))
     if num_tokens > max_prompt_tokens:
-        while (length := count(build(0))) > max_prompt_tokens:
-            if not kept:
-                raise ContextLengthError(length, max_prompt_tokens)
-            lost = kept.pop()
-            dropped.insert(0, dataclasses.replace(lost, is_kept=False, reason=f"no room, though {lost.reason}"))
-        num_exchanges = _most(num_exchanges - 1, lambda number: count(build(number)) <= max_prompt_tokens)
-        num_tokens = count(build(num_exchanges))
+        draft.drop_passages(max_prompt_tokens)
+        reserved = max_prompt_tokens // _SUMMARY_SHARE if summarise else 0
+        room = max_prompt_tokens - reserved if reserved > _SUMMARY_FRAME else max_prompt_tokens
+        num_exchanges = _most(len(draft.starts) - 1, lambda number: draft.length(number) <= room)
+        if summarise and reserved > _SUMMARY_FRAME:
+            text = summarise(draft.forgotten(num_exchanges), reserved - _SUMMARY_FRAME)
+            draft.add_summary(text, num_exchanges, max_prompt_tokens)
+        num_tokens = draft.length(num_exchanges)
     return Briefing(
-        conversation=build(num_exchanges),
-        passages=(*kept, *dropped),
+        conversation=draft.build(num_exchanges),
+        passages=(*draft.kept, *draft.dropped),
         num_prompt_tokens=num_tokens,
         max_prompt_tokens=max_prompt_tokens,
         num_exchanges=num_exchanges,
-        num_forgotten=len(starts) - num_exchanges,
+        num_forgotten=len(draft.starts) - num_exchanges,
         lore_scan=lore_scan,
     )
+
+
+class _Draft:
+    """A prompt in the making."""
+
+    def __init__(
+        self,
+        system: Message,
+        line: str,
+        history: Sequence[Message],
+        turn: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        passages: Sequence[Passage],
+        count: Callable[[Conversation], int],
+    ) -> None:
+        self.kept = [passage for passage in passages if passage.is_kept]
+        self.dropped = [passage for passage in passages if not passage.is_kept]
+        self.starts = [number for number, message in enumerate(history) if message.role == "user"]
+        self._system, self._line, self._turn = system, Message(role="user", content=line), turn
+        self._history, self._tools, self._count = history, tuple(tools), count
+
+    def build(self, num_exchanges: int) -> Conversation:
+        """With the last so many exchanges."""
+        turns = self._history[self.starts[-num_exchanges] :] if num_exchanges else []
+        return Conversation(
+            messages=(self._system, *turns, self._line, *self._turn),
+            tools=self._tools,
+            contexts=tuple(passage.text for passage in self.kept),
+        )
+
+    def length(self, num_exchanges: int) -> int:
+        return self._count(self.build(num_exchanges))
+
+    def forgotten(self, num_exchanges: int) -> Sequence[Message]:
+        """What was said before those."""
+        return self._history[: self.starts[-num_exchanges]] if num_exchanges else self._history
+
+    def drop_passages(self, limit: int) -> None:
+        """Until the line alone fits; the last go first."""
+        while (length := self.length(0)) > limit:
+            if not self.kept:
+                raise ContextLengthError(length, limit)
+            lost = self.kept.pop()
+            self.dropped.insert(0, dataclasses.replace(lost, is_kept=False, reason=f"no room, though {lost.reason}"))
+
+    def add_summary(self, text: str, num_exchanges: int, limit: int) -> None:
+        """If there is one, and it fits."""
+        if text:
+            reason = f"{len(self.starts) - num_exchanges} exchanges found no room"
+            self.kept.append(Passage(source="summary", id="summary", title="summary", text=text, reason=reason))
+            if self.length(num_exchanges) > limit:
+                self.kept.pop()
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int:

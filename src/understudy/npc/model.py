@@ -16,6 +16,7 @@ from understudy.model.embedded import embedded_model_path
 from understudy.npc.card import Card, find_card
 from understudy.npc.fingerprint import ModelFingerprint
 from understudy.npc.lorebook import Lorebook
+from understudy.npc.memory import Memory
 from understudy.npc.npc import Npc, NpcOptions
 from understudy.npc.session import Session
 from understudy.npc.state import RandomState, load_state, restore_kv
@@ -54,19 +55,20 @@ class Model:
     is_embedded: bool = False
 
     @classmethod
-    def load(cls, path: Path | None = None, *, backend: str = "auto") -> Self:
+    def load(cls, path: Path | None = None, *, backend: str = "auto", gpu_bytes: int | None = None) -> Self:
         """Load a GGUF file, a Hugging Face folder, or (None) the embedded model.
 
         Args:
             path: the file or folder.
-            backend: "cpu", "reference", or "auto" (see `model.backends.open_backend`).
+            backend: "cpu", "reference", "wgpu", or "auto" (see `model.backends.open_backend`).
+            gpu_bytes: cap of the GPU's memory that "wgpu" takes; None for what it has.
 
         Raises:
             ModelFileError: the file is missing, damaged or foreign.
             EngineError: the backend does not exist or cannot run the model.
         """
         files = load_model(path or embedded_model_path())
-        opened = open_backend(files.config, files.weights, backend)
+        opened = open_backend(files.config, files.weights, backend, gpu_bytes=gpu_bytes)
         return cls(
             files=files,
             backend=opened,
@@ -114,6 +116,7 @@ class Model:
         world: World | None = None,
         lore: Lore | None = None,
         lorebooks: Sequence[Lorebook] = (),
+        memory: Memory | None = None,
         tools: Sequence[FunctionTool] = (),
         player: str = "traveller",
         options: NpcOptions | None = None,
@@ -126,6 +129,7 @@ class Model:
             world: where it lives; for a name, the package's sample world by default.
             lore: a database beside the world's own entries.
             lorebooks: the game's; the card's own comes before them.
+            memory: where it keeps what it learns of the player, beyond this conversation.
             tools: functions of the game that it may call.
             player: what it calls the player.
             options: how it answers.
@@ -139,7 +143,7 @@ class Model:
             card = find_card(card, world)
         elif isinstance(card, Path):
             card = Card.load(card)
-        session = Session(card, world, player, tools=tools, lore=lore, books=lorebooks)
+        session = Session(card, world, player, tools=tools, lore=lore, books=lorebooks, memory=memory)
         if seed is not None:
             session.random = RandomState(seed=seed)
         return Npc(self, session, options)
@@ -151,6 +155,7 @@ class Model:
         world: World | None = None,
         lore: Lore | None = None,
         lorebooks: Sequence[Lorebook] = (),
+        memory: Memory | None = None,
         tools: Sequence[FunctionTool] = (),
         options: NpcOptions | None = None,
     ) -> Npc:
@@ -163,6 +168,7 @@ class Model:
             world: the one it was saved in; None: none, or the package's sample world.
             lore: as of `npc`.
             lorebooks: as of `npc`.
+            memory: as of `npc`.
             tools: as of `npc`.
             options: as of `npc`.
 
@@ -173,7 +179,7 @@ class Model:
         if world is None and saved.document.get("world") is not None:
             world = default_world()
         session = Session.from_json(saved.document, source=str(path), world=world, tools=tools)
-        session.lore, session.books = lore, tuple(lorebooks)
+        session.lore, session.books, session.memory = lore, tuple(lorebooks), memory
         if saved.kv is not None:
             restore_kv(self.engine, saved.kv)
         return Npc(self, session, options)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -22,6 +23,8 @@ from understudy.npc.briefing import Briefing, Passage, fit_briefing
 from understudy.npc.card import Card
 from understudy.npc.lore import Selected, select_lore
 from understudy.npc.lorebook import Lorebook, LoreScan, LoreState, ScanSettings, scan_lorebooks
+from understudy.npc.memory import Memory, recollection
+from understudy.npc.memory_summary import summarise
 from understudy.npc.session_file import SavedSession, read_document, write_document
 from understudy.npc.state import RandomState
 from understudy.npc.world import World
@@ -54,6 +57,7 @@ class Session:
         history: turns so far: a line of the player, then what the character says, its calls and their results.
         lore: a database of lore beside the world's, if any.
         books: the game's lorebooks; the card's own comes before them.
+        memory: where facts about players are kept, if anywhere.
         random: the conversation's chance; None: the caller's seeds alone.
         lore_state: what the lorebooks remember.
         briefing: what the last `conversation` showed the model, and why.
@@ -71,6 +75,7 @@ class Session:
         tools: Sequence[FunctionTool] = (),
         lore: Lore | None = None,
         books: Sequence[Lorebook] = (),
+        memory: Memory | None = None,
     ) -> None:
         self.card = card
         self.world = world
@@ -79,6 +84,7 @@ class Session:
         self.history: list[Message] = []
         self.lore = lore
         self.books = tuple(books)
+        self.memory = memory
         self.random: RandomState | None = None
         self.lore_state = LoreState()
         self.briefing: Briefing | None = None
@@ -252,6 +258,8 @@ class Session:
 
     def _remember(self, line: str, turn: Sequence[Message]) -> None:
         self.history += [Message(role="user", content=line), *turn]
+        if self.memory is not None:
+            self.memory.observe(self.player, self._who, line)
         if self.briefing is not None and self.briefing.lore_scan is not None:
             self.lore_state = self.briefing.lore_scan.state
 
@@ -289,10 +297,16 @@ class Session:
             history=history,
             turn=turn,
             tools=tools,
-            passages=[*_of_lorebooks(scan), *map(_of_world, selected), *self._of_database(line, recent)],
+            passages=[
+                *self._of_memory(line),
+                *_of_lorebooks(scan),
+                *map(_of_world, selected),
+                *self._of_database(line, recent),
+            ],
             max_prompt_tokens=max_prompt_tokens,
             count=count,
             lore_scan=scan,
+            summarise=functools.partial(self._summary, count=_text_counter(count)),
         )
         kept = {passage.id for passage in self.briefing.passages if passage.source == "world" and passage.is_kept}
         self.last_lore = [found for found in selected if found.entry.id in kept]
@@ -393,12 +407,11 @@ class Session:
         if not books:
             return None
         said = [*history, Message(role="user", content=line)]
-        empty = count(Conversation(messages=(Message(role="user", content=""),)))
         return scan_lorebooks(
             books,
             said,
             self.lore_state,
-            count=lambda text: count(Conversation(messages=(Message(role="user", content=text),))) - empty,
+            count=_text_counter(count),
             char=self.card.char,
             user=self.player,
             seed=self.seed,
@@ -407,14 +420,39 @@ class Session:
             is_context_full=count(Conversation(messages=(self.system, *said))) > max_prompt_tokens,
         )
 
+    @property
+    def _who(self) -> str:
+        """The character's name in databases."""
+        return self.card.id or self.card.name
+
+    def _of_memory(self, line: str) -> list[Passage]:
+        """What the character remembers of the player; what a player said is told as a quotation."""
+        facts = self.memory.recall(self.player, self._who, line) if self.memory is not None else []
+        if not facts:
+            return []
+        text, ids = recollection(facts, self.player), ", ".join(str(fact.id) for fact in facts)
+        return [Passage(source="memory", id=f"facts {ids}", title=self.player, text=text, reason=f"facts {ids}")]
+
+    def _summary(self, turns: Sequence[Message], max_tokens: int, *, count: Callable[[str], int]) -> str:
+        return summarise(turns, player=self.player, character=self.card.char, max_tokens=max_tokens, count=count)
+
     def _of_database(self, line: str, recent: Sequence[str]) -> list[Passage]:
         """Passages of the lore database that this character may know; those of one file twice are given once."""
         if self.lore is None:
             return []
-        found = self.lore.search(line, character=self.card.id or self.card.name, history=recent)
+        found = self.lore.search(line, character=self._who, history=recent)
         return [
             Passage(source="lore", id=one.id, title=one.title, text=one.context, reason=one.reason) for one in found
         ]
+
+
+def _text_counter(count: Callable[[Conversation], int]) -> Callable[[str], int]:
+    """Tokens of a text, by the length of a conversation with it."""
+
+    def length(text: str) -> int:
+        return count(Conversation(messages=(Message(role="user", content=text),)))
+
+    return lambda text: length(text) - length("")
 
 
 def _of_world(found: Selected) -> Passage:
