@@ -2,6 +2,7 @@ import json
 import sys
 import zipfile
 from collections.abc import Generator
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,14 @@ def test_the_end_of_the_input_leaves(run: "Run", model_file: Path) -> None:
     result = run("chat", "--model", model_file, "--card", "gunna", typed="")
     assert (result.code, result.err) == (0, "")
     assert "Mind the sparks" in result.out
+
+
+def test_cards_may_be_pictures(run: "Run", model_file: Path) -> None:
+    by_name = run("chat", "--model", model_file, "--character", "minnow", typed="")
+    cards = resources.files("understudy.npc") / "harrowmere" / "cards"
+    by_file = run("chat", "--model", model_file, "--card", cards / "minnow.png", typed="")
+    assert (by_name.code, by_name.err, by_name.out) == (0, "", by_file.out)
+    assert "Minnow: " in by_name.out
 
 
 def test_ctrl_c_stops_the_answer_only(run: "Run", model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

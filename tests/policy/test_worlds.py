@@ -3,24 +3,33 @@
 import importlib.util
 import json
 import shutil
+import struct
 import sys
+import zlib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from understudy.npc.card import Card
+from understudy.npc.world import default_world
+
 WORLDS = Path(__file__).parents[2] / "worlds"
 FOLDERS = sorted(path.parent.name for path in WORLDS.glob("*/dialogues.jsonl"))
 
 
-@pytest.fixture(scope="module")
-def checker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("worlds_check", WORLDS / "check.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"worlds_{name}", WORLDS / f"{name}.py")
     assert spec
     assert spec.loader
-    module = sys.modules["worlds_check"] = importlib.util.module_from_spec(spec)
+    module = sys.modules[f"worlds_{name}"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def checker() -> ModuleType:
+    return script("check")
 
 
 def test_all_folders_are_here() -> None:
@@ -40,6 +49,23 @@ def test_package_ships_the_sample_world() -> None:
     package = Path(__file__).parents[2] / "src" / "understudy" / "npc" / "harrowmere"
     for part in ("world.json", "characters.json", "tools.json"):
         assert json.loads((package / part).read_text()) == json.loads((WORLDS / "harrowmere" / part).read_text())
+
+
+def test_package_ships_the_sample_worlds_cards() -> None:
+    """Pictures are compared by their pixels: how they are packed depends on the version of zlib."""
+    portraits = script("portraits")
+    for card in default_world().characters:
+        path = portraits.PACKAGED / "cards" / f"{card.id}.png"
+        shipped = Card.load(path)
+        assert shipped == card, "run worlds/portraits.py"
+        assert path.stat().st_size < 30_000
+        assert pixels(shipped.picture) == pixels(portraits.portrait(card)), "run worlds/portraits.py"
+
+
+def pixels(picture: bytes) -> bytes:
+    start = picture.index(b"IDAT")
+    (length,) = struct.unpack_from(">I", picture, start - 4)
+    return zlib.decompress(picture[start + 4 : start + 4 + length])
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ class Card:
         source: where the card comes from (V3).
         assets: pictures and other files (V3).
         lorebook: the character's own; see `scan_lorebooks`.
-        extensions: other programs' data.
+        extensions: other programs' data; ours is in the fields above.
         raw: the document that it came from, with all unknown fields.
         picture: its portrait, a PNG; empty where it has none.
         files: what `assets` names inside the card, by path.
@@ -176,7 +176,7 @@ class Card:
             creator_notes_multilingual={language: notes.text(language) for language in notes.value},
             assets=_assets(fields),
             lorebook=Lorebook.from_json(book, source=f'{source}: "character_book"') if book else None,
-            extensions=extensions,
+            extensions=extensions if ours is fields else {k: v for k, v in extensions.items() if k != OUR_NAME},
             raw=document,
             **values,
         )
@@ -197,11 +197,11 @@ class Card:
             for key in ("id", *_OUR_TEXTS, *_OUR_LISTS):
                 _update(data, key, getattr(before, key), getattr(self, key))
             return data
-        ours = dict(self.extensions.get(OUR_NAME) or {})
+        ours = dict((document["data"].get("extensions") or {}).get(OUR_NAME) or {})
         for key in ("id", *_OUR_TEXTS, *_OUR_LISTS):
             _update(ours, key, getattr(before, key), getattr(self, key))
         if ours:
-            data["extensions"] = {**self.extensions, OUR_NAME: ours}
+            data["extensions"] = {**(data.get("extensions") or {}), OUR_NAME: ours}
         return {**document, "data": data}
 
     @property
