@@ -46,6 +46,13 @@ def test_null_is_as_good_as_none() -> None:
     assert Lorebook.from_json({**BOOK, "scan_depth": None, "entries": [{**ENTRY, **dict.fromkeys(names)}]}) == plain
 
 
+def test_patterns_have_a_limit() -> None:
+    entries = [{**ENTRY, "keys": [f"/a{n}/", f"b{n}"]} for n in range(2001)]
+    with pytest.raises(CardError, match="2001 regular expressions"):
+        Lorebook.from_json({"entries": entries})
+    assert len(Lorebook.from_json({"entries": entries[:2000]}).entries) == 2000
+
+
 def test_ids_are_unique() -> None:
     entries = [{**ENTRY, "id": id_} for id_ in (1, 1, "1", True, None, "")]
     assert [entry.id for entry in Lorebook.from_json({"entries": entries}).entries] == [

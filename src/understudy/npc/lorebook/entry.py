@@ -12,6 +12,7 @@ from understudy.errors import CardError
 from understudy.npc.document import read_json
 from understudy.npc.fields import Fields
 from understudy.npc.lorebook.decorators import Decorators, read_decorators, split_decorators
+from understudy.npc.lorebook.keys import MAX_PATTERNS, regex_of
 
 __all__ = ["Logic", "Lorebook", "LorebookEntry", "Position"]
 
@@ -196,6 +197,12 @@ class Lorebook:
         items = data["entries"].items() if is_world_info else enumerate(data["entries"])
         read = _world_info_entry if is_world_info else _book_entry
         entries = [read(Fields(value, f"{source}: entry {key}"), str(key)) for key, value in items]
+        num_patterns = sum(regex_of(key, is_regex=e.uses_regex) is not None for e in entries for key in e.keys)
+        if num_patterns > MAX_PATTERNS:
+            raise CardError(
+                f"{source} has {num_patterns} regular expressions as keys; at most {MAX_PATTERNS} are read. "
+                "Use plain words, or divide the book."
+            )
         return cls(
             name=head.text("name"),
             scan_depth=head.count("scan_depth"),

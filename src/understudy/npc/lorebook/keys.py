@@ -12,13 +12,19 @@ from collections.abc import Sequence
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-__all__ = ["MAX_SCANNED", "KeySearch", "pattern_problem", "regex_of"]
+__all__ = ["MAX_PATTERNS", "MAX_SCANNED", "KeySearch", "pattern_problem", "regex_of"]
 
+MAX_PATTERNS = 2000  # of a book
 MAX_SCANNED = 16_384  # characters; of a longer text the last ones are searched
 _MAX_PATTERN = 500
 _MAX_REPEATS = 100  # of all counted repetitions of a pattern, multiplied: (a{10}){10}
 _SLASHED = re.compile(r"/((?:[^/\\\n]|\\.)+)/([a-z]*)", re.DOTALL)
 _FLAGS = frozenset("dgimsuvy")
+_MAX_SCRIPTS = 4  # of \\p{...}, with repetitions, and
+_MAX_RANGES = 8  # of ranges beyond ASCII: large, and slow to make ready
+_IN_CLASS = {r"\w": "0-9A-Za-z_", r"\W": "[^0-9A-Za-z_]", r"\d": "0-9", r"\D": "[^0-9]"}
+_ASCII = {**_IN_CLASS, r"\w": "[0-9A-Za-z_]", r"\d": "[0-9]", r"\b": r"(?-u:\b)", r"\B": r"(?-u:\B)"}
+_WIDE_RANGE = re.compile(r"-(?:[^\x00-\x7f]|\\[ux])")
 _COUNTED = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 
 
@@ -88,7 +94,7 @@ def pattern_problem(key: str, *, is_regex: bool = False) -> str:
     return found if isinstance(found, str) else ""
 
 
-@functools.lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=MAX_PATTERNS)
 def _compiled(pattern: str) -> SchemaValidator | str:
     """The search, or what is wrong with the pattern."""
     if len(pattern) > _MAX_PATTERN:
@@ -98,6 +104,10 @@ def _compiled(pattern: str) -> SchemaValidator | str:
         repeats *= max(int(count[2] or count[1]), 1)
     if repeats > _MAX_REPEATS:
         return f"counts more than {_MAX_REPEATS} repetitions"
+    if repeats * len(re.findall(r"\\[pP]", pattern)) > _MAX_SCRIPTS:
+        return f"names scripts (\\p) more than {_MAX_SCRIPTS} times"
+    if len(_WIDE_RANGE.findall(pattern)) > _MAX_RANGES:
+        return f"has more than {_MAX_RANGES} ranges beyond ASCII"
     try:
         return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
     except SchemaError as error:
@@ -105,14 +115,15 @@ def _compiled(pattern: str) -> SchemaValidator | str:
 
 
 def _in_rust(pattern: str) -> str:
-    """JavaScript's spelling in Rust's: within [...] the signs [ & ~ mean themselves."""
+    r"""JavaScript's spelling in Rust's: \w, \d and \b are ASCII; within [...] the signs [ & ~ mean themselves."""
     pieces, is_in_class = [], False
     for piece in re.findall(r"\\.|.", pattern, re.DOTALL):
-        if is_in_class and piece in "[&~":
-            pieces.append("\\" + piece)
-            continue
-        is_in_class = piece == "[" or (is_in_class and piece != "]")
-        pieces.append(piece)
+        if is_in_class:
+            pieces.append("\\" + piece if piece in "[&~" else _IN_CLASS.get(piece, piece))
+            is_in_class = piece != "]"
+        else:
+            pieces.append(_ASCII.get(piece, piece))
+            is_in_class = piece == "["
     return "".join(pieces)
 
 
