@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from understudy.engine import Backend, Engine, Generation, GenerationRequest, SamplingParams
 from understudy.engine.constraint import Constraint
+from understudy.engine.repetition import sequence_breakers
 from understudy.errors import RequestError
 from understudy.model.backends import open_backend
 from understudy.model.checkpoint import LoadedModel, load_model
@@ -34,6 +35,9 @@ from understudy.tools.grammar import ToolChoice, json_schema_grammar, tool_gramm
 from understudy.tools.guidance import GuidanceVocabulary
 
 __all__ = ["Model"]
+
+_DRY_MULTIPLIER = 0.8
+_DRY_ALLOWED_LENGTH = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,10 +103,18 @@ class Model:
         """What suits the model where nobody says otherwise: a small one is drawn closer to its best token."""
         return SamplingParams(temperature=0.2 if self.is_embedded else 0.7, top_p=0.9)
 
-    @property
+    @functools.cached_property
     def character_sampling(self) -> SamplingParams:
-        """What suits a long conversation: `default_sampling`, with a guard against going round in circles."""
-        return self.default_sampling
+        """What suits a long conversation: `default_sampling`, with a guard against going round in circles.
+
+        Short repetitions are free: a price or a name is the same the second time.
+        """
+        return dataclasses.replace(
+            self.default_sampling,
+            dry_multiplier=_DRY_MULTIPLIER,
+            dry_allowed_length=_DRY_ALLOWED_LENGTH,
+            dry_breakers=sequence_breakers(self.files.tokenizer),
+        )
 
     @functools.cached_property
     def fingerprint(self) -> ModelFingerprint:

@@ -205,7 +205,11 @@ class Session:
             constraint = model.call_constraint(schemas) if tools else None
             left_s = None if until_s is None else max(until_s - time.monotonic(), _NO_TIME_S)
             generation = model.generate(
-                talk, sampling=sampling, max_tokens=max_tokens, constraint=constraint, deadline_s=left_s
+                talk,
+                sampling=_guarded(sampling, talk, model.count),
+                max_tokens=max_tokens,
+                constraint=constraint,
+                deadline_s=left_s,
             )
             self.num_prompt_tokens = generation.usage.prompt_tokens
             asked.append((talk, generation))
@@ -444,6 +448,16 @@ class Session:
         return [
             Passage(source="lore", id=one.id, title=one.title, text=one.context, reason=one.reason) for one in found
         ]
+
+
+def _guarded(
+    sampling: "SamplingParams | None", talk: Conversation, count: Callable[[Conversation], int]
+) -> "SamplingParams | None":
+    """The guard against repetition looks at what was said; persona and lore may be repeated word by word."""
+    if sampling is None or not sampling.dry_multiplier or sampling.dry_skip_tokens:
+        return sampling
+    given = dataclasses.replace(talk, messages=talk.messages[:1])
+    return dataclasses.replace(sampling, dry_skip_tokens=count(given))
 
 
 def _text_counter(count: Callable[[Conversation], int]) -> Callable[[str], int]:
