@@ -104,9 +104,20 @@ def test_json_of_the_embedded_model_satisfies_its_schema(harrow: "Writer") -> No
 
 
 def test_any_object(tiny: "Writer") -> None:
-    values = [json.loads(t) for t in finished(tiny, json_object_grammar(), range(6), max_tokens=60)]
+    """Random texts end where ends are likely; a key ends all the same."""
+    ends = {tiny.tokenizer.encode(c)[0]: 5.0 for c in '"}]'}
+    values, grammar = [], json_object_grammar()
+    for seed in range(6):
+        biased = type(tiny.request(grammar).sampling)(seed=seed, logit_bias=ends)
+        generation = tiny.engine.submit(tiny.request(grammar, sampling=biased, max_tokens=120))
+        text = generation.text()
+        values += [json.loads(text)] if generation.finish_reason == "stop" else []
     assert values
     assert all(isinstance(v, dict) for v in values)
+    letters = {tiny.tokenizer.encode(c)[0]: 100.0 for c in "abc"}
+    biased = type(tiny.request(grammar).sampling)(seed=1, logit_bias=letters)
+    text = tiny.engine.submit(tiny.request(grammar, sampling=biased, max_tokens=60)).text()
+    assert re.match('{"[abc]{40}": ', text)
 
 
 def test_digits_and_white_space_have_an_end(tiny: "Writer") -> None:

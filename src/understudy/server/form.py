@@ -12,6 +12,7 @@ from understudy.npc.model import Model
 from understudy.server.reading import CallsReader, FormReader, Reader, WordsReader
 from understudy.server.schema import ChatRequest, GuidedFields, ResponseFormat
 from understudy.tools.grammar import (
+    ANY_OBJECT,
     Grammar,
     choice_grammar,
     gbnf_grammar,
@@ -21,8 +22,6 @@ from understudy.tools.grammar import (
 )
 
 __all__ = ["AnswerForm", "answer_form"]
-
-_ANY_OBJECT = {"type": "object"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ def _asked_format(form: ResponseFormat) -> dict[str, Any]:
         return {"response_format.json_schema.schema": form.json_schema.schema_ or {}}
     if form.schema_ is not None:
         return {"response_format.schema": form.schema_}
-    return {"response_format": _ANY_OBJECT}
+    return {"response_format": ANY_OBJECT}
 
 
 def _is_schema(param: str) -> bool:

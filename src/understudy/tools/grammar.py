@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 __all__ = [
+    "ANY_OBJECT",
     "Grammar",
     "ToolChoice",
     "choice_grammar",
@@ -45,6 +46,25 @@ _ESCAPE = re.compile(r"\\\\|\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # As Python's json.dumps writes it, which is what the model reads and learns; no other white space.
 _JSON_STYLE: "JsonCompileOptions" = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+
+# Any object, but for its keys' length: a weak model that begins a sentence there never comes to a value.
+ANY_OBJECT: Mapping[str, Any] = {
+    "$ref": "#/$defs/object",
+    "$defs": {
+        "object": {
+            "type": "object",
+            "patternProperties": {"^.{1,40}$": {"$ref": "#/$defs/value"}},
+            "additionalProperties": False,
+        },
+        "value": {
+            "anyOf": [
+                {"type": ["null", "boolean", "number", "string"]},
+                {"type": "array", "items": {"$ref": "#/$defs/value"}},
+                {"$ref": "#/$defs/object"},
+            ]
+        },
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,8 +95,8 @@ def json_schema_grammar(schema: Any, *, param: str = "response_format") -> Gramm
 
 
 def json_object_grammar(*, param: str = "response_format") -> Grammar:
-    """Any JSON object."""
-    return json_schema_grammar({"type": "object"}, param=param)
+    """Any JSON object; keys have 1 to 40 characters."""
+    return json_schema_grammar(ANY_OBJECT, param=param)
 
 
 def choice_grammar(choices: Any, *, param: str = "guided_choice") -> Grammar:
