@@ -68,7 +68,7 @@ def test_check(run: "Run", file: Path, tmp_path: Path) -> None:
     assert result.code == 2
     for shown in ("without selective", "{{time}}", "demands personality", "no valid JSON", "fine.json: nothing found"):
         assert shown in result.out
-    assert "2 of 3 cards have problems" in result.err
+    assert "2 of 3 files have problems" in result.err
 
 
 def test_mistakes(run: "Run", file: Path, tmp_path: Path) -> None:

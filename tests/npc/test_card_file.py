@@ -207,6 +207,7 @@ PACKED = base64.b64encode(json.dumps({"name": "Old"}).encode())
     ("content", "name"),
     [
         (png(text_chunk("chara", {"name": "Old"})), "Old"),
+        (png(text_chunk("Chara", {"name": "Old"})), "Old"),
         (png(text_chunk("chara", {"name": "Old"}), text_chunk("ccv3", V3)), "New"),
         (png(text_chunk("ccv3", V3), text_chunk("chara", {"name": "Old"})), "New"),
         (png(text_chunk("chara", {"name": "Old"}), text_chunk("chara", {"name": "Second"})), "Old"),

@@ -71,16 +71,17 @@ def convert(
 
 
 @card.command()
-def check(files: Annotated[list[Path], typer.Argument(metavar="cards...", help="Cards: JSON, PNG or .charx.")]) -> None:
-    """Tell what is wrong with cards and how to mend it; fails if something is."""
-    from understudy.npc.card import Card
-    from understudy.npc.card_check import check_card
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="cards...", help="Cards (JSON, PNG, .charx) and lorebooks.")],
+) -> None:
+    """Tell what is wrong with cards and lorebooks and how to mend it; fails if something is."""
+    from understudy.npc.card_check import check_file
 
     console = _console()
     num_wrong = 0
     for file in files:
         try:
-            problems = check_card(Card.load(file))
+            problems = check_file(file)
         except CardError as error:
             console.print(Text(str(error), style="red"))
             num_wrong += 1
@@ -94,7 +95,7 @@ def check(files: Annotated[list[Path], typer.Argument(metavar="cards...", help="
             table.add_row(Text(problem.where), Text(problem.text), Text(problem.mend))
         console.print(table)
     if num_wrong:
-        raise CardError(f"{num_wrong} of {len(files)} cards have problems; see above.")
+        raise CardError(f"{num_wrong} of {len(files)} files have problems; see above.")
 
 
 def _rows(card: "Card", language: str) -> list[tuple[str, str]]:

@@ -1,17 +1,19 @@
-"""What is wrong with a card that can be read, and how to mend it."""
+"""What is wrong with a card or lorebook that can be read, and how to mend it."""
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 from understudy.errors import CardError
 from understudy.npc.card import Card
+from understudy.npc.card_file import read_card_file
 from understudy.npc.card_versions import card_fields
 from understudy.npc.lorebook import Lorebook, LorebookEntry, Position
 from understudy.npc.lorebook.decorators import DECORATOR_NAMES
 from understudy.npc.lorebook.keys import pattern_problem
 from understudy.npc.macros import unknown_macros
 
-__all__ = ["Problem", "check_card", "check_lorebook"]
+__all__ = ["Problem", "check_card", "check_file", "check_lorebook"]
 
 _MAX_PERSONA_WORDS = 1500
 _SHOWN = ("description", "personality", "scenario", "first_mes", "system_prompt", "post_history_instructions")
@@ -31,6 +33,18 @@ class Problem:
     where: str
     text: str
     mend: str
+
+
+def check_file(path: Path) -> list[Problem]:
+    """Look over a card of any kind, or a lorebook's JSON.
+
+    Raises:
+        CardError: it is neither.
+    """
+    document = read_card_file(path).document
+    if isinstance(document, dict) and ("entries" in document or document.get("spec") == "lorebook_v3"):
+        return check_lorebook(Lorebook.from_json(document, source=f"The lorebook {path}"))
+    return check_card(Card.load(path))
 
 
 def check_card(card: Card) -> list[Problem]:

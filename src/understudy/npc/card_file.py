@@ -26,7 +26,7 @@ __all__ = [
 _MAX_FILE_BYTES = 64 << 20
 _MAX_JSON_BYTES = 4 << 20
 _ASSET_KEYWORD = "chara-ext-asset_:"
-_KEYWORDS = re.compile(rf"chara|ccv3|{re.escape(_ASSET_KEYWORD)}.+", re.DOTALL)
+_KEYWORDS = re.compile(rf"(?i:chara|ccv3)|{re.escape(_ASSET_KEYWORD)}.+", re.DOTALL)
 _IN_PNG = "__asset:"
 _IN_ARCHIVE = "embeded://"  # so spelled
 _PORTRAIT = "assets/icon/images/main.png"
@@ -115,10 +115,11 @@ def asset_bytes(uri: str, card: CardFile) -> bytes:
 
 def _read_png(content: bytes, source: str) -> CardFile:
     picture, texts = split_texts(content, keywords=_KEYWORDS, max_text_bytes=_MAX_JSON_BYTES * 2, source=source)
-    keyword = "ccv3" if "ccv3" in texts else "chara"
-    if keyword not in texts:
+    found = {name.lower(): text for name, text in texts.items() if not name.startswith(_ASSET_KEYWORD)}
+    keyword = "ccv3" if "ccv3" in found else "chara"
+    if keyword not in found:
         raise CardError(f"{source} is a picture without a card in it (no text 'ccv3' or 'chara'). Give another file.")
-    document = parse_json(_unbase64(texts.pop(keyword), f"{source}: {keyword!r}"), f"{source}: {keyword!r}")
+    document = parse_json(_unbase64(found[keyword], f"{source}: {keyword!r}"), f"{source}: {keyword!r}")
     files = {
         name.removeprefix(_ASSET_KEYWORD): _unbase64(text, f"{source}: {name!r}")
         for name, text in texts.items()
