@@ -15,7 +15,7 @@ from understudy.errors import DataError
 CONTENT = bytes(range(256)) * 40
 OWN = {
     *("worlds", "worlds_as_played", "worlds_plain", "worlds_prose", "worlds_recast", "everyday"),
-    "cloudmere_prose",
+    *("worlds_calls", "worlds_idle", "made_calls", "cloudmere_prose"),
 }
 
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -32,6 +33,27 @@ def test_our_own_dialogues_render(name: str) -> None:
 def test_what_is_for_evaluation_is_never_read() -> None:
     for name in ("worlds", "worlds_as_played", "everyday"):
         assert not any(record["id"].startswith("cloudmere") for record in read_dialogues(name, ROOT))
+
+
+def test_calls_under_other_names() -> None:
+    plain = {
+        tool["function"]["name"]
+        for name in ("worlds", "everyday")
+        for r in read_dialogues(name, ROOT)
+        for tool in r["tools"]
+    }
+    dialogues = list(itertools.islice(read_dialogues("worlds_calls", ROOT), 300))
+    called = [call["name"] for record in dialogues for turn in record["turns"] for call in turn.get("tool_calls", ())]
+    assert 0.15 < sum(name in plain for name in called) / len(called) < 0.6
+    for record in dialogues[::20]:
+        assert render(to_conversation(record), add_generation_prompt=False)
+        assert not record["id"].startswith("cloudmere")
+
+
+def test_nobody_needs_the_functions_beside_talk() -> None:
+    for record in itertools.islice(read_dialogues("worlds_idle", ROOT), 0, 100, 10):
+        assert record["tools"]
+        assert not any(turn.get("tool_calls") for turn in record["turns"])
 
 
 def test_as_played_the_system_prompt_is_the_card() -> None:
@@ -82,6 +104,6 @@ def test_unknown_and_missing_sources_are_named(tmp_path: Path) -> None:
     for name in TEXT_SOURCES:
         with pytest.raises(DataError, match="is missing"):
             list(read_texts(name, tmp_path))
-    for name in DIALOGUE_SOURCES:
+    for name in DIALOGUE_SOURCES.keys() - {"made_calls"}:  # that reads no file
         with pytest.raises(DataError, match="is missing"):
             list(read_dialogues(name, tmp_path))

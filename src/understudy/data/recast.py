@@ -47,13 +47,15 @@ _AMBIGUOUS = frozenset(word for line in _AMBIGUOUS_LINES for word in line.split(
 class Recaster:
     """Exchanges what a dialogue's answers hang on."""
 
-    def __init__(self, rng: random.Random, common: Collection[str]) -> None:
+    def __init__(self, rng: random.Random, common: Collection[str], *, only_names: bool = False) -> None:
         """Reads the word lists of the look-up generator.
 
         Args:
             rng: the source of chance.
             common: lower-case words that are no names, even where they begin with a capital.
+            only_names: leave numbers and things as they are.
         """
+        self._only_names = only_names
         folder = Path(__file__).parent / "lookup"
         lists = json.loads((folder / "wordlists.json").read_text(encoding="utf-8"))
         parts = json.loads((folder / "names.json").read_text(encoding="utf-8"))
@@ -98,6 +100,8 @@ class Recaster:
     def _class(self, word: str) -> Sequence[str]:
         """All that a word may become; nothing where it stays."""
         low = word.lower()
+        if self._only_names:
+            return () if "-" in low else self._invented(word)
         if word.isdigit():
             return _numbers_like(self._rng, word)
         for group in (_UNITS, _TEENS, _TENS, _ORDINALS):
@@ -111,6 +115,11 @@ class Recaster:
             return self._class_of[low]
         if low.endswith("s") and low[:-1] in self._class_of:
             return [_plural(other) for other in self._class_of[low[:-1]]]
+        return self._invented(word)
+
+    def _invented(self, word: str) -> Sequence[str]:
+        """Names, for a word that is one."""
+        low = word.lower()
         if (
             word[0].isupper()
             and len(word) > 2

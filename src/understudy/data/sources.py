@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from understudy.data.files import read_bytes, read_json_lines, read_tar_texts
+from understudy.data.made_calls import made_calls
 from understudy.data.recast import Recaster, lower_case_words
+from understudy.data.tool_corpora import read_coffee_orders, read_snips, read_star
+from understudy.data.tool_shuffle import ToolShuffler, recast_calls
 from understudy.errors import DataError
 from understudy.prompt.persona import Persona, persona_prompt
 
@@ -100,6 +103,8 @@ _WORLDS = (
 )
 _PLAIN_ROUNDS = 25
 _RECAST_ROUNDS = 60
+_CALL_ROUNDS = 12
+_MADE_CALLS = 6000
 _EVERYDAY = ("everyday", "everyday_quests", "everyday_voices", "everyday_tools", "everyday_rag", "everyday_guard")
 
 
@@ -213,6 +218,38 @@ def _everyday(folder: Path) -> Iterator[Dialogue]:
         yield from _world(folder, name)
 
 
+def _worlds_calls(folder: Path) -> Iterator[Dialogue]:
+    """Hand-written dialogues with functions, many times over: other names of functions, people and things."""
+    rng = random.Random(61)
+    records = [record for record in _hand_written(folder) if record["tools"]]
+    shuffler = ToolShuffler(rng, [tool for record in records for tool in record["tools"]])
+    texts = (json.dumps([record["tools"], record["turns"], record["system"]]).replace("_", " ") for record in records)
+    recaster = Recaster(rng, lower_case_words([*_worlds_prose(folder), *texts]), only_names=True)
+    for _ in range(_CALL_ROUNDS):
+        for record in records:
+            yield shuffler.shuffled(recast_calls(record, recaster) if rng.random() < 0.7 else record)
+
+
+def _worlds_idle(folder: Path) -> Iterator[Dialogue]:
+    """Hand-written talk beside functions that nobody needs: the right call is none."""
+    rng = random.Random(62)
+    records = list(_hand_written(folder))
+    shuffler = ToolShuffler(rng, [tool for record in records for tool in record["tools"]])
+    for record in records:
+        if not record["tools"]:
+            yield shuffler.shuffled({**record, "tools": shuffler.strangers(record, rng.randint(1, 3))})
+
+
+def _made_calls(_folder: Path) -> Iterator[Dialogue]:
+    """Generated dialogues with functions: invented names of functions, values that only the player's line tells."""
+    return made_calls(seed=63, count=_MADE_CALLS)
+
+
+def _hand_written(folder: Path) -> Iterator[Dialogue]:
+    yield from _worlds(folder)
+    yield from _everyday(folder)
+
+
 def _persona_chat(folder: Path) -> Iterator[Dialogue]:
     """Synthetic-Persona-Chat: the second speaker is the character, its persona the system prompt."""
     for number, record in enumerate(read_json_lines(folder / "npc" / "synthetic_persona_chat.jsonl")):
@@ -296,9 +333,15 @@ DIALOGUE_SOURCES: dict[str, Callable[[Path], Iterator[Dialogue]]] = {
     "everyday": _everyday,
     "fairytale_questions": _fairytale_questions,
     "fairytale_recast": _fairytale_recast,
+    "made_calls": _made_calls,
     "persona_chat": _persona_chat,
+    "snips": read_snips,
+    "star": read_star,
+    "taskmaster_coffee": read_coffee_orders,
     "worlds": _worlds,
     "worlds_as_played": _worlds_as_played,
+    "worlds_calls": _worlds_calls,
+    "worlds_idle": _worlds_idle,
     "worlds_plain": _worlds_plain,
     "worlds_recast": _worlds_recast,
 }

@@ -19,6 +19,9 @@ _OWN = {
     "worlds_as_played": "the worlds' dialogues as the chat command shows them",
     "worlds_plain": "plain questions on the worlds' cards and lore",
     "worlds_recast": "plain questions with other names and numbers",
+    "worlds_calls": "dialogues with function calls, under other names",
+    "worlds_idle": "dialogues beside functions that nobody needs",
+    "made_calls": "generated dialogues with function calls",
     "worlds_prose": "the worlds' lore and cards as text",
     "everyday": "hand-written everyday dialogues",
 }
