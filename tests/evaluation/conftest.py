@@ -79,6 +79,9 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world.mkdir(parents=True)
     (world / "dialogues.jsonl").write_text(_lines(DIALOGUES), encoding="utf-8")
     (world / "tools.json").write_text(json.dumps([TOOL]), encoding="utf-8")
+    entry = {"id": "knife", "title": "Ada's knife", "keys": ["knife"], "text": "Ada's knife: three herons."}
+    (world / "world.json").write_text(json.dumps({"id": "cloudmere", "name": "Cloudmere", "lore": [entry]}))
+    (world / "characters.json").write_text(json.dumps([{"id": "ada", "name": "Ada"}]))
     (folder / "eval").mkdir()
     (folder / "eval" / "fairytaleqa_val.jsonl").write_text(_lines([TALE]), encoding="utf-8")
     packed = io.BytesIO()

@@ -9,6 +9,7 @@ from understudy.evaluation.tasks.divergence import BookDivergence, LineDivergenc
 from understudy.evaluation.tasks.fairytale import FairytaleQuestions
 from understudy.evaluation.tasks.likelihood import BookLikelihood, LineLikelihood
 from understudy.evaluation.tasks.lookup import Lookups
+from understudy.evaluation.tasks.lore import LoreQuestions
 from understudy.evaluation.tasks.npc import CharacterLines
 from understudy.evaluation.tasks.schema_guided import SchemaGuidedCalls
 from understudy.evaluation.tasks.size import Size
@@ -29,6 +30,7 @@ TASKS: dict[str, Task] = {
         LineDivergence(),
         Lookups(),
         CharacterLines(),
+        LoreQuestions(),
         FunctionCalls(),
         SchemaGuidedCalls(),
         FairytaleQuestions(),
