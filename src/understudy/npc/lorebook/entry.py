@@ -229,7 +229,6 @@ def _book_entry(fields: Fields, key: str) -> LorebookEntry:
     if value.get("position") not in (None, "", "before_char", "after_char"):
         raise fields.wrong("position", '"before_char" or "after_char"')
     is_before = value.get("position") == "before_char"
-    case_sensitive = fields.flag("case_sensitive")
     return _entry(
         common,
         fields.text("content"),
@@ -244,7 +243,7 @@ def _book_entry(fields: Fields, key: str) -> LorebookEntry:
         uses_regex=bool(fields.flag("use_regex")),
         order=_or(fields.number("insertion_order"), _DEFAULT_ORDER),
         priority=fields.number("priority"),
-        case_sensitive=common.flag("caseSensitive") if case_sensitive is None else case_sensitive,
+        case_sensitive=_or(fields.flag("case_sensitive"), common.flag("caseSensitive")),
     )
 
 
@@ -279,16 +278,16 @@ def _entry(fields: Fields, content: str, *, default_position: Position, **values
         position = Position(decorators.position)
     elif decorators.depth is not None or decorators.reverse_depth is not None:
         position = Position.AT_DEPTH
-    scan_depth = fields.count("scanDepth") if decorators.scan_depth is None else decorators.scan_depth
+    depth, scan_depth = fields.count("depth"), fields.count("scanDepth")
     return LorebookEntry(
         content=text,
         decorators=decorators,
         position=position,
-        depth=_or(fields.count("depth") if decorators.depth is None else decorators.depth, _DEFAULT_DEPTH),
+        depth=_or(_or(decorators.depth, depth), _DEFAULT_DEPTH),
         role=decorators.role or _ROLES[role or 0],
         logic=Logic(fields.one_of("selectiveLogic", len(Logic)) or 0),
         whole_words=fields.flag("matchWholeWords"),
-        scan_depth=scan_depth,
+        scan_depth=_or(decorators.scan_depth, scan_depth),
         probability=min(_or(fields.number("probability", least=0), 100), 100) if is_rolled else 100,
         groups=tuple(filter(None, (group.strip() for group in fields.text("group").split(",")))),
         has_group_priority=bool(fields.flag("groupOverride")),
