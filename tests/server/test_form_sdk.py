@@ -155,6 +155,15 @@ async def test_any_object(sdk: openai.AsyncOpenAI) -> None:
         assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
 
 
+async def test_a_schema_beside_any_object(sdk: openai.AsyncOpenAI) -> None:
+    """As llama.cpp and others take it."""
+    form = {"type": "json_object", "schema": Guest.model_json_schema()}
+    answer = await sdk.chat.completions.create(
+        model="harrow", messages=MESSAGES, seed=5, extra_body={"response_format": form}
+    )
+    Guest.model_validate_json(answer.choices[0].message.content or "")
+
+
 async def test_json_of_no_schema(sdk: openai.AsyncOpenAI) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "any", "strict": True}}
     answer = await sdk.chat.completions.create(
