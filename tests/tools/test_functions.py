@@ -280,6 +280,8 @@ def test_functions_of_a_module(tmp_path: Path) -> None:
     for spec in (f"{path}:none", f"{path}:NOTHING", f"{path}:Bed.number"):
         with pytest.raises(ToolError, match="has no function and no list of functions"):
             load_tools(spec)
+    with pytest.raises(ToolError, match="say which function"):
+        load_tools(str(path))
 
 
 @pytest.mark.parametrize("spec", ["", "nowhere.json", "no.such.module:f", ":f", "..x:f", "nowhere.py:f", "a\0.json"])

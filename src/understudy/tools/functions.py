@@ -229,6 +229,8 @@ def load_tools(spec: str) -> tuple[FunctionTool, ...]:
         ToolError: there is no such thing, or it is no tool.
     """
     place, _, name = spec.rpartition(":")
+    if spec.endswith(".py"):
+        raise ToolError(f"{spec}: say which function or list of functions in it, as {spec}:NAME.")
     is_file = not place or spec.endswith(".json")
     found = _read_schemas(Path(spec)) if is_file else _from_module(place, name)
     names = [one.name for one in found]
