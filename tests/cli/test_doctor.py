@@ -25,6 +25,17 @@ def test_json(run: "Run", model_file: Path) -> None:
     assert found["model"]["context"] == "4096 tokens"
 
 
+def test_without_a_gpu_the_cpu_runs_the_model_and_a_line_says_why(
+    run: "Run", model_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = run("doctor", "--model", model_file, "--json", "--backend", "wgpu:no such GPU")
+    found = json.loads(result.out)
+    assert found["backend"]["chosen"].startswith(("cpu", "reference"))
+    assert found["backend"]["why"] == "no GPU can be used (see below)"
+    assert found["gpu"]["--backend wgpu"]
+    assert "The CPU runs the model, not a GPU." in caplog.text
+
+
 @pytest.mark.skipif(not kernel_names(), reason="the native kernels are not built")
 def test_the_census_counts_zero_neurons(run: "Run", model_file: Path) -> None:
     found = json.loads(run("doctor", "--model", model_file, "--json", "--census").out)["zero_neurons"]

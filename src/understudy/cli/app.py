@@ -17,6 +17,7 @@ from understudy.cli.finetune import finetune
 from understudy.cli.lore import lore
 from understudy.cli.make import make
 from understudy.cli.memory import memory
+from understudy.cli.plan import plan
 from understudy.cli.prune import prune
 from understudy.cli.pull import models, pull
 from understudy.cli.quantize import quantize
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command()(chat)
 app.command()(serve)
 app.command()(doctor)
+app.command()(plan)
 app.command()(pull)
 app.command()(models)
 app.command()(synth)

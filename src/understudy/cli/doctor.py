@@ -14,18 +14,19 @@ from understudy.errors import EngineError
 
 __all__ = ["doctor"]
 
-_PACKAGES = ("numpy", "tokenizers", "jinja2", "fastapi", "uvicorn", "torch")
+_PACKAGES = ("numpy", "tokenizers", "jinja2", "fastapi", "uvicorn", "wgpu", "torch")
 _MIB = 1 << 20
 
 
 def doctor(
     model: Annotated[Path | None, typer.Option(help="GGUF file or Hugging Face folder; default: Harrow.")] = None,
-    backend: Annotated[str, typer.Option(help="What computes: auto, cpu (compiled) or reference (NumPy).")] = "auto",
+    backend: Annotated[str, typer.Option(help="What computes: auto, cpu, reference or wgpu[:adapter].")] = "auto",
+    gpu_memory: Annotated[str | None, typer.Option(help="Cap of what wgpu takes of the GPU, e.g. 2GiB.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     census: Annotated[bool, typer.Option(help="Count the MLP's zero neurons, layer by layer.")] = False,
 ) -> None:
     """Tell what runs where and why: model, backend, memory, speed, versions."""
-    found = _examine(model, backend, census=census)
+    found = _examine(model, backend, _size(gpu_memory), census=census)
     if as_json:
         import json
 
@@ -42,14 +43,14 @@ def doctor(
     Console(highlight=False).print(table)
 
 
-def _examine(path: Path | None, backend: str, *, census: bool) -> dict[str, dict[str, Any]]:
+def _examine(path: Path | None, backend: str, gpu_bytes: int | None, *, census: bool) -> dict[str, dict[str, Any]]:
     from understudy import __version__
     from understudy.kernels.native import kernel_names
     from understudy.model.native_backend import why_not_native
     from understudy.npc.model import Model
 
     began = time.perf_counter()
-    with Model.load(path, backend=backend) as model:
+    with Model.load(path, backend=backend, gpu_bytes=gpu_bytes) as model:
         load_s = time.perf_counter() - began
         speed = _measure(model)
         config, memory = model.files.config, model.backend.memory()
@@ -65,7 +66,7 @@ def _examine(path: Path | None, backend: str, *, census: bool) -> dict[str, dict
             },
             "backend": {
                 "chosen": model.backend.name,
-                "why": _why(backend, why_not_native(config)),
+                "why": _why(backend, why_not_native(config), model.backend.name),
                 "instruction_sets": ", ".join(kernel_names()) or "none compiled",
                 "load": f"{load_s:.2f} s",
                 **speed,
@@ -76,6 +77,7 @@ def _examine(path: Path | None, backend: str, *, census: bool) -> dict[str, dict
                 "KV cache": f"{memory.cache_bytes_per_token / 1024:.1f} KiB a token, "
                 f"{memory.cache_bytes_per_token * context / _MIB:.0f} MiB at {context} tokens",
             },
+            "gpu": _gpus(backend.partition(":")[2]),
             **({"zero_neurons": _census(model)} if census else {}),
             "machine": {
                 "system": f"{platform.system()} {platform.machine()}",
@@ -86,10 +88,35 @@ def _examine(path: Path | None, backend: str, *, census: bool) -> dict[str, dict
         }
 
 
-def _why(asked: str, obstacle: str | None) -> str:
+def _size(text: str | None) -> int | None:
+    from understudy.quantization.plan import parse_bytes
+
+    return None if text is None else parse_bytes(text)
+
+
+def _why(asked: str, obstacle: str | None, chosen: str) -> str:
+    if asked.startswith("wgpu") and not chosen.startswith("wgpu"):
+        return "no GPU can be used (see below)"
     if asked != "auto":
         return "asked for"
     return obstacle or "compiled kernels, the fastest here"
+
+
+def _gpus(wanted: str) -> dict[str, str]:
+    """The adapters, what each can do, and which one --backend wgpu takes."""
+    from understudy.kernels.gpu_probe import survey
+
+    findings, obstacle = survey(wanted)
+    rows = {}
+    for number, finding in enumerate(findings, 1):
+        adapter = finding.adapter
+        rows[f"adapter_{number}"] = (
+            f"{adapter}, {adapter.kind}, {adapter.driver}; {', '.join(adapter.features) or 'no optional features'}; "
+            f"{adapter.max_binding_bytes / _MIB:.0f} MiB a binding, {adapter.max_buffer_bytes / _MIB:.0f} MiB a buffer"
+        )
+        if finding.why and not finding.problem:
+            rows["--backend wgpu"] = f"{adapter}: {finding.why}; its {finding.variant} kernels compute right"
+    return {**rows, **({"--backend wgpu": obstacle} if obstacle else {})}
 
 
 def _talk() -> Any:

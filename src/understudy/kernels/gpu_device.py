@@ -93,7 +93,7 @@ class GpuDevice:
         try:
             self._device = find_handle(adapter).request_device_sync(required_features=features, required_limits=limits)
         except (RuntimeError, self._wgpu.GPUError) as error:
-            raise GpuError(f"The graphics adapter {adapter} cannot be opened: {_first_line(error)}.") from error
+            raise GpuError(f"The graphics adapter {adapter} cannot be opened: {_gist(error)}.") from error
         self._read_back: Any = None
 
     def __enter__(self) -> Self:
@@ -263,18 +263,22 @@ class GpuDevice:
         with self._errors("waiting"):
             self._device._poll_wait()
 
-    def copy(self, source: GpuBuffer, target: GpuBuffer, moves: Sequence[tuple[int, int, int]]) -> None:
-        """Copy stretches between buffers or inside one, after what was submitted before.
+    def copy(self, source: GpuBuffer, target: GpuBuffer, start: int, to: int, num_bytes: int) -> None:
+        """Copy a stretch from one buffer to another, after what was submitted before; does not wait.
 
         Args:
             source: from.
-            target: to; may be the source, where the stretches do not overlap.
-            moves: offsets in source and target, and sizes, in bytes, multiples of 4.
+            target: to; not the same buffer.
+            start: offset in the source, bytes, a multiple of 4.
+            to: offset in the target, likewise.
+            num_bytes: likewise.
+
+        Raises:
+            DeviceLostError: the device is gone.
         """
         with self._errors(f"copying {source.label}"):
             encoder = self._device.create_command_encoder()
-            for start, end, size in moves:
-                encoder.copy_buffer_to_buffer(source.handle, start, target.handle, end, size)
+            encoder.copy_buffer_to_buffer(source.handle, start, target.handle, to, num_bytes)
             self._device.queue.submit([encoder.finish()])
 
     def read(self, source: GpuBuffer, num_bytes: int | None = None) -> npt.NDArray[np.uint8]:
@@ -297,7 +301,7 @@ class GpuDevice:
         try:
             yield
         except self._wgpu.GPUError as error:
-            text = _first_line(error)
+            text = _gist(error)
             if "lost" in str(error).lower() or "is invalid" in str(error).lower():
                 self._is_lost = True
                 raise DeviceLostError(f"The graphics adapter {self.adapter} was lost while {doing}: {text}.") from error
@@ -329,6 +333,8 @@ def _bindings(source: str) -> tuple[int, ...]:
     return tuple(sorted(int(part[: part.index(")")]) for part in parts))
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[:3]).rstrip(".") or type(error).__name__
+def _gist(error: Exception) -> str:
+    """The lines of an error that say what is wrong; the first ones name functions of wgpu."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and line not in ("Validation Error", "Caused by:")]
+    return "; ".join(telling[:4]).rstrip(".") or type(error).__name__

@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import GpuError
 from understudy.kernels.formats import StorageType
 from understudy.kernels.gpu_adapters import Adapter
 from understudy.kernels.gpu_device import Dispatch, GpuBuffer, GpuDevice
@@ -15,7 +14,8 @@ from understudy.kernels.gpu_formats import INTEGER_TYPES, gpu_bytes, gpu_layout,
 
 __all__ = ["GpuMatrix", "Matmul", "PassLayout", "Variant", "matmul", "padded", "token_tile", "upload_matrix"]
 
-_ROW_TILE = 8
+_ROWS = 4
+_ROW_TILE = 2 * _ROWS
 _MAX_TOKENS = 4
 _OUTPUTS = ("store", "relu2", "add")
 
@@ -174,8 +174,8 @@ def matmul(
         matrix: (rows, cols).
         x: (T, padded(cols)) float32, zeros past cols.
         y: (T, y_stride) float32.
-        words: of the pass.
-        layout: of these.
+        words: of the pass, laid out as `layout` says.
+        layout: see words.
         variant: abilities to use.
         tokens: that a workgroup takes.
         norm: gain and bias, each padded(cols) floats, of a LayerNorm1P on the way in; None for none.
@@ -191,7 +191,7 @@ def matmul(
     kernel = device.kernel(
         f"{matrix.kind.name} matrix",
         _pieces(matrix.kind, variant),
-        {"TOKENS": tokens, "WANTED_AT": layout.places["WANTED_AT"]},
+        {"TOKENS": tokens, "ROWS": _ROWS, "WANTED_AT": layout.places["WANTED_AT"]},
     )
     numbers = (
         matrix.cols, num_groups(matrix.cols), matrix.rows, padded(matrix.cols) // 4,
@@ -202,8 +202,6 @@ def matmul(
     shape[: len(numbers)] = numbers
     shape[len(numbers) : len(numbers) + 1].view(np.float32)[:] = eps
     told = device.upload(shape, "shape of a matrix")
-    if matrix.scales is None and matrix.kind in INTEGER_TYPES:
-        raise GpuError(f"A {matrix.kind.name} matrix came without scales.")
     dispatch = device.dispatch(kernel, (matrix.levels, matrix.scales, x, y, words, norm or words, told))
     return Matmul(
         dispatch=dispatch,

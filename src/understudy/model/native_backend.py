@@ -153,6 +153,11 @@ class CpuBackend:
         """Tokens by which a cache grows."""
         return self._blocks.block_tokens
 
+    @property
+    def block_pool(self) -> BlockPool:
+        """Where all caches' blocks come from."""
+        return self._blocks
+
     def num_free_tokens(self) -> int:
         """Tokens that all caches together may still grow by."""
         return self._blocks.num_free * self._blocks.block_tokens
@@ -219,19 +224,42 @@ class CpuBackend:
         for cache, size in zip(caches, sizes, strict=True):
             cache.reserve(cache.length + size)
         x = self._embedding.rows(np.concatenate([np.asarray(step.token_ids) for step in batch]))
-        wanted = np.asarray([step.num_logits for step in batch], np.int32)
-        block_tokens = self._blocks.block_tokens
-        used = [c.blocks[: -(-(c.length + t) // block_tokens)] for c, t in zip(caches, sizes, strict=True)]
-        logits: _F32 = self._model.forward(
-            self._pool,
-            np.ascontiguousarray(x, np.float32),
-            np.asarray([c.length for c in caches], np.int32),
-            np.asarray(sizes, np.int32),
-            wanted,
-            np.concatenate([np.asarray(b, np.int32) for b in used]),
-        )
+        pasts, wanted = [cache.length for cache in caches], [step.num_logits for step in batch]
+        logits = self.forward_rows(np.ascontiguousarray(x, np.float32), caches, pasts, sizes, wanted)
         for cache, size in zip(caches, sizes, strict=True):
             cache.advance(size)
+        return logits
+
+    def forward_rows(
+        self,
+        x: _F32,
+        caches: Sequence[BlockCache],
+        pasts: Sequence[int],
+        sizes: Sequence[int],
+        wanted: Sequence[int],
+    ) -> list[_F32]:
+        """Run all layers on rows that stand for tokens: of the input table, or what layers elsewhere made of them.
+
+        Args:
+            x: (tokens of all sequences, D).
+            caches: with room reserved; the caller counts what is written.
+            pasts: tokens cached before, of each sequence.
+            sizes: tokens of each sequence, at least one.
+            wanted: rows of logits for the last tokens of each.
+
+        Returns:
+            For each sequence logits of shape (wanted, V).
+        """
+        block_tokens = self._blocks.block_tokens
+        used = [c.blocks[: -(-(past + t) // block_tokens)] for c, past, t in zip(caches, pasts, sizes, strict=True)]
+        logits: _F32 = self._model.forward(
+            self._pool,
+            np.ascontiguousarray(x),
+            np.asarray(pasts, np.int32),
+            np.asarray(sizes, np.int32),
+            np.asarray(wanted, np.int32),
+            np.concatenate([np.asarray(b, np.int32) for b in used]),
+        )
         return np.split(logits, np.cumsum(wanted)[:-1])
 
     def _own(self, cache: object) -> BlockCache:

@@ -72,7 +72,9 @@ class ServedModel:
         }
 
 
-def load_served_model(path: Path | None, *, name: str | None = None, backend: str = "auto") -> ServedModel:
+def load_served_model(
+    path: Path | None, *, name: str | None = None, backend: str = "auto", gpu_bytes: int | None = None
+) -> ServedModel:
     """Load a model file or folder, or (None) the embedded model.
 
     Raises:
@@ -80,7 +82,7 @@ def load_served_model(path: Path | None, *, name: str | None = None, backend: st
         EngineError: the backend does not exist or cannot run the model.
         ServeError: the name cannot be used.
     """
-    model = Model.load(path, backend=backend)
+    model = Model.load(path, backend=backend, gpu_bytes=gpu_bytes)
     try:
         return ServedModel.wrap(model, name=name, created=int(model.files.path.stat().st_mtime))
     except (OSError, ServeError):

@@ -3,8 +3,8 @@
 @group(0) @binding(4) var<storage, read> pass_: array<u32>;
 @group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;  // gain and bias, zero past the last column
 
-var<workgroup> parts: array<vec4<f32>, 256>;
-var<workgroup> sixteenths: array<vec4<f32>, 16>;
+var<workgroup> parts: array<vec4<f32>, 64>;
+var<workgroup> eighths: array<vec4<f32>, 8>;
 var<private> mean: vec4<f32>;
 var<private> inverse: vec4<f32>;
 
@@ -19,14 +19,14 @@ fn source_row(row: u32) -> u32 {
 fn total(li: u32, part: vec4<f32>) -> vec4<f32> {
   parts[li] = part;
   workgroupBarrier();
-  if (li < 16u) {
-    var sum = parts[li * 16u];
-    for (var i = 1u; i < 16u; i++) { sum += parts[li * 16u + i]; }
-    sixteenths[li] = sum;
+  if (li < 8u) {
+    var sum = parts[li * 8u];
+    for (var i = 1u; i < 8u; i++) { sum += parts[li * 8u + i]; }
+    eighths[li] = sum;
   }
   workgroupBarrier();
-  var sum = sixteenths[0];
-  for (var i = 1u; i < 16u; i++) { sum += sixteenths[i]; }
+  var sum = eighths[0];
+  for (var i = 1u; i < 8u; i++) { sum += eighths[i]; }
   workgroupBarrier();
   return sum;
 }
@@ -34,12 +34,12 @@ fn total(li: u32, part: vec4<f32>) -> vec4<f32> {
 fn begin(li: u32, first: u32) {
   if (shape.has_norm == 0u) { return; }
   var sum = vec4<f32>(0.0);
-  for (var i = li; i < shape.x_vectors; i += 256u) {
+  for (var i = li; i < shape.x_vectors; i += 64u) {
     for (var t = 0u; t < TOKENS; t++) { sum[t] += dot(x[source_row(first + t) * shape.x_vectors + i], vec4<f32>(1.0)); }
   }
   mean = total(li, sum) / f32(shape.cols);
   sum = vec4<f32>(0.0);
-  for (var i = li; i < shape.x_vectors; i += 256u) {
+  for (var i = li; i < shape.x_vectors; i += 64u) {
     let is_real = (vec4<u32>(i * 4u) + vec4<u32>(0u, 1u, 2u, 3u)) < vec4<u32>(shape.cols);
     for (var t = 0u; t < TOKENS; t++) {
       let centred = select(vec4<f32>(0.0), x[source_row(first + t) * shape.x_vectors + i] - mean[t], is_real);

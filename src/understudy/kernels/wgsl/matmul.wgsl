@@ -1,17 +1,17 @@
 // y[t, r] = sum over c of w[r, c] * prepared(x)[t, c], in float.
 //
-// 32 lanes share a row: lane l takes the groups l, l + 32, ... of 32 values. A workgroup has 8 such teams, which share
-// TOKENS activations, staged in pieces of 1024 values. The order of a token's sums is the same however many there are.
+// 32 lanes share a row: lane l takes the groups l, l + 32, ... of 32 values. A workgroup has 2 such teams of ROWS rows
+// each, which share TOKENS activations, staged in pieces of 1024 values. The order of a token's sums is the same however
+// many tokens there are.
 var<workgroup> staged: array<vec4<f32>, 256u * TOKENS>;
 
 fn stage(li: u32, chunk: u32, first: u32) {
-  for (var i = li; i < 256u * TOKENS; i += 256u) {
-    let t = i >> 8u;
-    let v = i & 255u;
-    let at = chunk * 256u + v;
-    var value = vec4<f32>(0.0);
-    if (at < shape.x_vectors) { value = prepared(t, source_row(first + t), at); }
-    staged[t * 256u + (v & 7u) * 32u + (v >> 3u)] = value;
+  let count = min(256u, shape.x_vectors - chunk * 256u);
+  for (var t = 0u; t < TOKENS; t++) {
+    let row = source_row(first + t);
+    for (var v = li; v < count; v += 64u) {
+      staged[t * 256u + (v & 7u) * 32u + (v >> 3u)] = prepared(t, row, chunk * 256u + v);
+    }
   }
 }
 

@@ -2,41 +2,37 @@
 // kernels do: scale = max|x| / 127, halves to even. Work is shared as in matmul.wgsl; products are exact integers.
 var<workgroup> staged: array<vec4<u32>, 64u * TOKENS>;
 var<workgroup> peaks: array<f32, 32u * TOKENS>;
+var<workgroup> factors: array<f32, 32u * TOKENS>;
 var<workgroup> totals: array<i32, 32u * TOKENS>;
 
 fn stage(li: u32, chunk: u32, first: u32) {
   let lane = li & 31u;
-  let t = li >> 5u;
   let at = (chunk * 32u + lane) * 8u;
-  var values: array<vec4<f32>, 8>;
-  if (t < TOKENS) {
+  for (var t = li >> 5u; t < TOKENS; t += 2u) {
     var peak = 0.0;
-    for (var j = 0u; j < 8u; j++) {
-      values[j] = vec4<f32>(0.0);
-      if (at + j < shape.x_vectors) { values[j] = prepared(t, source_row(first + t), at + j); }
-      let size = abs(values[j]);
+    for (var j = at; j < min(at + 8u, shape.x_vectors); j++) {
+      let size = abs(prepared(t, source_row(first + t), j));
       peak = max(peak, max(max(size.x, size.y), max(size.z, size.w)));
     }
     peaks[t * 32u + lane] = peak;
   }
   workgroupBarrier();
-  var block = 0.0;
-  if (t < TOKENS) {
+  for (var t = li >> 5u; t < TOKENS; t += 2u) {
+    var block = 0.0;
     for (var i = 0u; i < 8u; i++) { block = max(block, peaks[t * 32u + (lane & 24u) + i]); }
-  }
-  workgroupBarrier();
-  if (t < TOKENS) {
     var inverse = 0.0;
     if (block > 0.0) { inverse = 127.0 / block; }
-    var words: array<u32, 8>;
+    var words = array<u32, 8>();
     var sum = 0;
     for (var j = 0u; j < 8u; j++) {
-      words[j] = pack4xI8(vec4<i32>(round(values[j] * inverse)));
-      sum += dot4I8Packed(words[j], 0x01010101u);
+      if (at + j < shape.x_vectors) {
+        words[j] = pack4xI8(vec4<i32>(round(prepared(t, source_row(first + t), at + j) * inverse)));
+        sum += dot4I8Packed(words[j], 0x01010101u);
+      }
     }
     staged[t * 64u + lane] = vec4<u32>(words[0], words[1], words[2], words[3]);
     staged[t * 64u + 32u + lane] = vec4<u32>(words[4], words[5], words[6], words[7]);
-    peaks[t * 32u + lane] = block / 127.0;
+    factors[t * 32u + lane] = block / 127.0;
     totals[t * 32u + lane] = sum;
   }
 }
@@ -53,7 +49,7 @@ fn multiply(row: u32, group: u32, lane: u32) -> array<f32, TOKENS> {
     let first = dot16(w[0], staged[t * 64u + lane]);
     let second = dot16(w[1], staged[t * 64u + 32u + lane]);
     let sum = fma(steps.x, first, fma(steps.y, second, steps.z * f32(totals[t * 32u + lane])));
-    sums[t] = sum * peaks[t * 32u + lane];
+    sums[t] = sum * factors[t * 32u + lane];
   }
   return sums;
 }

@@ -6,5 +6,5 @@ fn total_of(output: u32) -> f32 {
   return sum;
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) li: u32) { run(place, li); }

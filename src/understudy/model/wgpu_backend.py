@@ -1,0 +1,277 @@
+"""The model on a graphics adapter, whoever made it; layers that do not fit run on the CPU."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.errors import DeviceLostError, EngineError, GpuError
+from understudy.kernels.gpu_adapters import Adapter
+from understudy.kernels.gpu_attention import BLOCK_TOKENS, MAX_HEAD_DIM, PIECE_TOKENS
+from understudy.kernels.gpu_device import GpuDevice
+from understudy.kernels.gpu_matmul import Variant
+from understudy.model.blocks import BlockPool
+from understudy.model.config import NemotronConfig
+from understudy.model.memory import MemoryFigures
+from understudy.model.native_backend import CpuBackend
+from understudy.model.transformer import ForwardStep, check_step
+from understudy.model.weights import Weight
+from understudy.model.wgpu_cache import GpuCache
+from understudy.model.wgpu_model import GpuModel, Pass
+from understudy.model.wgpu_plan import GpuPlan, plan_gpu
+
+__all__ = ["WgpuBackend"]
+
+_F32 = npt.NDArray[np.float32]
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """Some tokens of a step, and which of them want logits."""
+
+    step: int
+    start: int
+    stop: int
+
+
+class WgpuBackend:
+    """Runs a model on one adapter; a sequence's logits are the same bit for bit alone or in a batch.
+
+    A lost device is opened again, and sequences are read again when they are next asked for.
+    """
+
+    def __init__(
+        self,
+        config: NemotronConfig,
+        weights: Mapping[str, Weight],
+        adapter: Adapter,
+        *,
+        variant: Variant | None = None,
+        budget_bytes: int | None = None,
+        kv_bits: int | None = None,
+        cache_tokens: int | None = None,
+    ) -> None:
+        """Plan, then copy the weights to the GPU.
+
+        Args:
+            config: shape.
+            weights: all tensors; kept, for a device may get lost. The input table stays in its file.
+            adapter: where to.
+            variant: abilities that the kernels use; None for none but the core's.
+            budget_bytes: cap of everything on the GPU.
+            kv_bits: bits of a cached value, 8 or 16; None takes 16 where a whole context stays below 64 MiB.
+            cache_tokens: of all sequences together; None for four contexts, or one where there is a budget.
+
+        Raises:
+            GpuMemoryError: not one layer fits the budget, or the GPU has less memory than that.
+            GpuError: the adapter cannot run the model.
+        """
+        if config.head_dim % 4 or config.head_dim > MAX_HEAD_DIM:
+            raise GpuError(
+                f"The wgpu backend needs a head_dim that is a multiple of 4 up to {MAX_HEAD_DIM}, this model's is "
+                f"{config.head_dim}; use --backend cpu."
+            )
+        self.config = config
+        self.adapter = adapter
+        self.variant = variant or Variant()
+        self.plan, self._layout = plan_gpu(
+            config,
+            {name: weight.kind for name, weight in weights.items()},
+            {name: weight.shape for name, weight in weights.items()},
+            budget_bytes=budget_bytes,
+            kv_bits=kv_bits,
+            cache_tokens=cache_tokens,
+        )
+        self._weights = weights
+        self._embedding = weights["model.embed_tokens.weight"]
+        self._rest = None if self.plan.has_head else _rest_on_cpu(config, weights, self.plan)
+        self._open()
+
+    @property
+    def name(self) -> str:
+        """'wgpu', the adapter, and what the CPU helps with."""
+        shared = "" if self._rest is None else f", {self.plan.num_gpu_layers} of {self.plan.num_layers} layers"
+        return f"wgpu ({self.adapter}, {self.variant}{shared})"
+
+    @property
+    def draft_tokens(self) -> int:
+        """A draft's tokens ride along with a batch's tile."""
+        return 3
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens by which a cache grows."""
+        return BLOCK_TOKENS if self._rest is None else max(BLOCK_TOKENS, self._rest.block_tokens)
+
+    def new_cache(self) -> GpuCache:
+        """An empty cache for one sequence."""
+        return GpuCache(self._home)
+
+    def num_free_tokens(self) -> int:
+        """Tokens that all caches together may still grow by."""
+        return min(pool.num_free * pool.block_tokens for pool in self._home)
+
+    def memory(self) -> MemoryFigures:
+        """Bytes held now: weights on the GPU and, of layers that did not fit, in the machine's memory."""
+        rest = self._rest.memory() if self._rest else None
+        return MemoryFigures(
+            weight_bytes=self.plan.layer_bytes + self.plan.head_bytes + (rest.weight_bytes if rest else 0),
+            mapped_bytes=self._embedding.num_bytes,
+            cache_bytes_per_token=self.plan.cache_bytes // max(1, self.plan.cache_tokens)
+            + (rest.cache_bytes_per_token if rest else 0),
+        )
+
+    def num_gpu_bytes(self) -> int:
+        """Bytes allocated on the GPU."""
+        return self._device.num_bytes
+
+    def num_dispatches(self) -> int:
+        """Dispatches of one token."""
+        return self._model.num_dispatches()
+
+    def close(self) -> None:
+        """Give the GPU's memory back."""
+        self._device.close()
+
+    def forward(self, batch: Sequence[ForwardStep]) -> list[_F32]:
+        """Run one step of every sequence.
+
+        Returns:
+            For each sequence logits of shape (num_logits, V).
+
+        Raises:
+            EngineError: a sequence would outgrow the context or the cache's budget, a token id is not in the
+                vocabulary, a step is empty, or the GPU was lost twice.
+        """
+        caches = [self._checked_cache(step) for step in batch]
+        try:
+            return self._run(batch, caches)
+        except DeviceLostError as error:
+            _log.warning("%s It is opened again, and %d sequences are read again.", error, len(caches))
+        self._device.close()
+        self._open()
+        return self._run(batch, caches)
+
+    def _open(self) -> None:
+        """Open the device, fill it, and start with empty caches."""
+        self._device = GpuDevice(self.adapter, max_bytes=self.plan.budget_bytes)
+        try:
+            self._model = GpuModel(self._device, self.config, self._weights, self.plan, self._layout, self.variant)
+        except GpuError:
+            self._device.close()
+            raise
+        pools = [BlockPool(self._model.num_blocks, BLOCK_TOKENS, self._model.copy_block)]
+        if self._rest is not None:
+            pools.append(self._rest.block_pool)
+        self._home = tuple(pools)
+
+    def _checked_cache(self, step: ForwardStep) -> GpuCache:
+        cache = step.cache
+        if not isinstance(cache, GpuCache):
+            raise EngineError(f"The wgpu backend got a foreign cache ({type(cache).__name__}); use its new_cache().")
+        check_step(step, cache.length, self.config)
+        return cache
+
+    def _run(self, batch: Sequence[ForwardStep], caches: Sequence[GpuCache]) -> list[_F32]:
+        for cache in caches:
+            if cache.home != self._home:
+                self._read_again(cache)
+        for step, cache in zip(batch, caches, strict=True):
+            cache.reserve(len(step.token_ids))
+        logits: list[list[_F32]] = [[] for _ in batch]
+        for pieces in self._passes([len(step.token_ids) for step in batch], [c.length for c in caches]):
+            x = self._embedding.rows(
+                np.concatenate([np.asarray(batch[p.step].token_ids[p.start : p.stop]) for p in pieces])
+            )
+            self._model.layers(_pass(pieces, caches), np.ascontiguousarray(x, np.float32))
+            first_wanted = [len(step.token_ids) - step.num_logits for step in batch]
+            wanted = [range(max(p.start, first_wanted[p.step]), p.stop) for p in pieces]
+            for piece, rows in zip(pieces, self._finish(pieces, caches, wanted), strict=True):
+                logits[piece.step].append(rows)
+        for step, cache in zip(batch, caches, strict=True):
+            cache.advance(step.token_ids)
+        return [np.concatenate(rows) for rows in logits]
+
+    def _finish(
+        self, pieces: Sequence[_Piece], caches: Sequence[GpuCache], wanted: Sequence[Sequence[int]]
+    ) -> list[_F32]:
+        """Logits of each piece, by the GPU's head or by the CPU's layers."""
+        firsts = np.cumsum([0] + [p.stop - p.start for p in pieces])
+        counts = [len(rows) for rows in wanted]
+        if self._rest is None:
+            rows = [
+                int(first) + at - p.start for first, p, ats in zip(firsts, pieces, wanted, strict=False) for at in ats
+            ]
+            return np.split(self._model.logits(rows), np.cumsum(counts)[:-1])
+        return self._rest.forward_rows(
+            self._model.hidden(int(firsts[-1])),
+            [caches[p.step].parts[1] for p in pieces],
+            [caches[p.step].length + p.start for p in pieces],
+            [p.stop - p.start for p in pieces],
+            counts,
+        )
+
+    def _passes(self, sizes: Sequence[int], pasts: Sequence[int]) -> list[list[_Piece]]:
+        """Cut a batch into passes that hold few enough tokens and pieces of attention."""
+        passes: list[list[_Piece]] = [[]]
+        tokens = items = 0
+        for step, (size, past) in enumerate(zip(sizes, pasts, strict=True)):
+            start = 0
+            for at in range(size):
+                more = (past + at) // PIECE_TOKENS + 1
+                if tokens + 1 > self._layout.max_tokens or items + more > self._layout.max_items:
+                    if at > start:
+                        passes[-1].append(_Piece(step, start, at))
+                    passes.append([])
+                    start, tokens, items = at, 0, 0
+                tokens, items = tokens + 1, items + more
+            passes[-1].append(_Piece(step, start, size))
+        return passes
+
+    def _read_again(self, cache: GpuCache) -> None:
+        """Compute a cache whose device is gone."""
+        token_ids = cache.token_ids
+        cache.home, cache.token_ids = self._home, []
+        cache.parts = self.new_cache().parts
+        if token_ids:
+            self._run([_Again(cache, token_ids)], [cache])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Again:
+    """A step that wants no logits."""
+
+    cache: GpuCache
+    token_ids: Sequence[int]
+    num_logits: int = 0
+
+
+def _pass(pieces: Sequence[_Piece], caches: Sequence[GpuCache]) -> Pass:
+    positions = [caches[p.step].length + at for p in pieces for at in range(p.start, p.stop)]
+    sequences = [number for number, p in enumerate(pieces) for _ in range(p.start, p.stop)]
+    tables = [caches[p.step].parts[0].blocks[: -(-(caches[p.step].length + p.stop) // BLOCK_TOKENS)] for p in pieces]
+    return Pass(positions=positions, sequences=sequences, tables=tables)
+
+
+def _rest_on_cpu(config: NemotronConfig, weights: Mapping[str, Weight], plan: GpuPlan) -> CpuBackend:
+    """The layers that the GPU has no room for, and the head."""
+    first, prefix = plan.num_gpu_layers, "model.layers."
+    if first == config.num_hidden_layers:  # only the head did not fit: the CPU's backend has at least one layer
+        raise AssertionError("the plan leaves a layer beside the head")
+    kept = {}
+    for name, weight in weights.items():
+        if not name.startswith(prefix):
+            kept[name] = weight
+            continue
+        number, _, tail = name.removeprefix(prefix).partition(".")
+        if int(number) >= first:
+            kept[f"{prefix}{int(number) - first}.{tail}"] = weight
+    smaller = dataclasses.replace(config, num_hidden_layers=config.num_hidden_layers - first)
+    rest = CpuBackend(smaller, kept, kv_bits=plan.kv_bits)
+    _log.warning(
+        "The GPU's budget holds %d of %d layers; the CPU computes the others and the head.", first, plan.num_layers
+    )
+    return rest

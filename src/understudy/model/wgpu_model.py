@@ -1,0 +1,273 @@
+"""A model's layers on an opened GPU: weights, cache, buffers, and the dispatches of a pass."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from understudy.kernels.gpu_attention import attention, cache_block_bytes, pieces_bytes, turns
+from understudy.kernels.gpu_device import Dispatch, GpuBuffer, GpuDevice
+from understudy.kernels.gpu_formats import gpu_bytes
+from understudy.kernels.gpu_matmul import (
+    GpuMatrix,
+    Matmul,
+    PassLayout,
+    Variant,
+    matmul,
+    padded,
+    token_tile,
+    upload_matrix,
+)
+from understudy.model.config import NemotronConfig
+from understudy.model.mapped_file import drop_pages
+from understudy.model.weights import Weight
+from understudy.model.wgpu_plan import GpuPlan, attention_shape, layer_matrices
+
+__all__ = ["GpuModel", "Pass"]
+
+_F32 = npt.NDArray[np.float32]
+_Run = tuple[Dispatch, tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one pass over the layers computes: tokens of any sequences, side by side.
+
+    Attributes:
+        positions: (T,) of the tokens in their sequences.
+        sequences: (T,) whose tokens they are: places in `tables`.
+        tables: cache blocks of each sequence.
+    """
+
+    positions: Sequence[int]
+    sequences: Sequence[int]
+    tables: Sequence[Sequence[int]]
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.positions)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Layer:
+    """A layer's dispatches by the number of tokens that a workgroup takes."""
+
+    matmuls: Mapping[int, tuple[tuple[str, Matmul], ...]]
+    attention: tuple[Dispatch, Dispatch, Dispatch]
+
+
+class GpuModel:
+    """Layers, and the head if the plan says so, on one device.
+
+    Attributes:
+        plan: what is here.
+        layout: of a pass's words.
+        num_blocks: of the cache.
+    """
+
+    def __init__(
+        self,
+        device: GpuDevice,
+        config: NemotronConfig,
+        weights: Mapping[str, Weight],
+        plan: GpuPlan,
+        layout: PassLayout,
+        variant: Variant,
+    ) -> None:
+        """Copy weights to the GPU and prepare every dispatch.
+
+        Raises:
+            GpuMemoryError: the GPU has less memory than planned.
+            GpuError: the driver refuses a kernel.
+        """
+        self.plan, self.layout, self._config, self._device, self._variant = plan, layout, config, device, variant
+        self._tiles = (1, token_tile(device.adapter))
+        self.num_blocks = plan.cache_tokens // 32
+        self._shape = attention_shape(config, plan.kv_bits)
+        heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        sizes = {
+            "x": layout.max_tokens * padded(config.hidden_size) * 4,
+            "qkv": layout.max_tokens * padded(heads * config.head_dim) * 4,
+            "mixed": layout.max_tokens * padded(config.num_attention_heads * config.head_dim) * 4,
+            "hidden": layout.max_tokens * padded(config.intermediate_size) * 4,
+            "pieces": pieces_bytes(self._shape, layout),
+            "words": layout.num_words * 4,
+            "block": cache_block_bytes(self._shape),
+        }
+        self._buffers = {name: device.buffer(size, name) for name, size in sizes.items()}
+        self._buffers["turns"] = device.upload(
+            turns(self._shape, config.rope_theta, config.max_position_embeddings), "turns"
+        )
+        self._caches: list[GpuBuffer] = []
+        self._layers = [self._load_layer(weights, n) for n in range(plan.num_gpu_layers)]
+        self._head: Mapping[int, list[Matmul]] = {}
+        if plan.has_head:
+            self._logits = device.buffer(layout.max_rows * config.vocab_size * 4, "logits")
+            self._head = self._load_head(weights)
+
+    def num_dispatches(self) -> int:
+        """Dispatches of one token, from its row of the input table to its logits."""
+        a_pass = Pass(positions=(0,), sequences=(0,), tables=((0,),))
+        return len(self._layer_runs(a_pass, 1)) + len(self._head.get(1, ()))
+
+    def layers(self, a_pass: Pass, x: _F32) -> None:
+        """Submit a pass over all layers here; does not wait.
+
+        Args:
+            a_pass: at most `layout.max_tokens` tokens and `layout.max_items` pieces of attention.
+            x: (T, D) rows of the input table.
+        """
+        words, num_items = self._words(a_pass)
+        self._device.write(self._buffers["words"], words)
+        self._device.write(self._buffers["x"], self._wide(x))
+        self._device.submit(self._layer_runs(a_pass, num_items))
+
+    def logits(self, rows: Sequence[int]) -> _F32:
+        """Logits of some of the last pass's tokens: (rows, V)."""
+        found = []
+        for start in range(0, len(rows), self.layout.max_rows):
+            part = rows[start : start + self.layout.max_rows]
+            self._device.write(self._buffers["words"], np.array([len(part)], np.uint32), offset=8)
+            at = self.layout.places["WANTED_AT"]
+            self._device.write(self._buffers["words"], np.asarray(part, np.uint32), offset=4 * at)
+            self._device.submit([m.run(len(part)) for m in self._head[self._tile(len(part))]])
+            raw = self._device.read(self._logits, len(part) * self._config.vocab_size * 4)
+            found.append(raw.view(np.float32).reshape(len(part), -1))
+        return np.concatenate(found) if found else np.empty((0, self._config.vocab_size), np.float32)
+
+    def hidden(self, num_tokens: int) -> _F32:
+        """What the last layer here gave for the last pass: (T, D), for the layers elsewhere."""
+        width = padded(self._config.hidden_size)
+        raw = self._device.read(self._buffers["x"], num_tokens * width * 4)
+        return raw.view(np.float32).reshape(num_tokens, width)[:, : self._config.hidden_size]
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy a cache block in all layers."""
+        size = cache_block_bytes(self._shape)
+        for cache in self._caches:  # by way of another buffer: inside of one nothing can be copied
+            self._device.copy(cache, self._buffers["block"], source * size, 0, size)
+            self._device.copy(self._buffers["block"], cache, 0, target * size, size)
+
+    def _tile(self, num_tokens: int) -> int:
+        return self._tiles[0] if num_tokens == 1 else self._tiles[1]
+
+    def _wide(self, x: _F32) -> _F32:
+        wide = np.zeros((len(x), padded(self._config.hidden_size)), np.float32)
+        wide[:, : x.shape[1]] = x
+        return wide
+
+    def _words(self, a_pass: Pass) -> tuple[npt.NDArray[np.uint32], int]:
+        """What tells the kernels about a pass, and its number of pieces of attention."""
+        words, places, num_tokens = np.zeros(self.layout.num_words, np.uint32), self.layout.places, a_pass.num_tokens
+        positions = np.asarray(a_pass.positions, np.uint32)
+        counts = positions // 256 + 1
+        firsts = np.cumsum(counts) - counts
+        num_items = int(counts.sum())
+        starts, at = [], places["BLOCKS_AT"]
+        for table in a_pass.tables:
+            starts.append(at)
+            words[at : at + len(table)] = table
+            at += len(table)
+        tokens = np.repeat(np.arange(num_tokens, dtype=np.uint32), counts)
+        items = np.stack([tokens, np.arange(num_items, dtype=np.uint32) - np.repeat(firsts, counts)], axis=1)
+        words[0:2] = num_tokens, num_items
+        words[places["POSITIONS_AT"] :][:num_tokens] = positions
+        words[places["TABLES_AT"] :][:num_tokens] = np.asarray(starts, np.uint32)[list(a_pass.sequences)]
+        words[places["FIRST_ITEMS_AT"] :][:num_tokens] = firsts
+        words[places["ITEMS_AT"] :][: 2 * num_items] = items.reshape(-1)
+        return words, num_items
+
+    def _layer_runs(self, a_pass: Pass, num_items: int) -> list[_Run]:
+        count, tile = a_pass.num_tokens, self._tile(a_pass.num_tokens)
+        shape = self._shape
+        grids = (
+            (count, shape.num_heads + shape.num_kv_heads),
+            (num_items, shape.num_kv_heads),
+            (count, shape.num_heads),
+        )
+        runs: list[_Run] = []
+        for layer in self._layers:
+            matmuls = layer.matmuls[tile]
+            runs += [m.run(count) for use, m in matmuls if use == "qkv"]
+            runs += zip(layer.attention, grids, strict=True)
+            runs += [m.run(count) for use, m in matmuls if use != "qkv"]
+        return runs
+
+    def _load_layer(self, weights: Mapping[str, Weight], number: int) -> _Layer:
+        prefix, buffers = f"model.layers.{number}", self._buffers
+        cache = self._device.buffer(self.num_blocks * cache_block_bytes(self._shape), f"cache of layer {number}")
+        self._caches.append(cache)
+        norms = {
+            "qkv": self._norm(weights, f"{prefix}.input_layernorm"),
+            "up": self._norm(weights, f"{prefix}.post_attention_layernorm"),
+        }
+        ways: dict[str, dict[str, Any]] = {
+            "qkv": {"x": buffers["x"], "y": buffers["qkv"], "norm": norms["qkv"], "output": "store"},
+            "out": {"x": buffers["mixed"], "y": buffers["x"], "output": "add"},
+            "up": {"x": buffers["x"], "y": buffers["hidden"], "norm": norms["up"], "output": "relu2"},
+            "down": {"x": buffers["hidden"], "y": buffers["x"], "output": "add"},
+        }
+        heads = self._config.num_attention_heads + 2 * self._config.num_key_value_heads
+        widths = {"qkv": heads * self._config.head_dim, "out": self._config.hidden_size,
+                  "up": self._config.intermediate_size, "down": self._config.hidden_size}  # fmt: skip
+        made: dict[int, list[tuple[str, Matmul]]] = {tile: [] for tile in self._tiles}
+        offset = 0
+        for use, names in layer_matrices({n: w.kind for n, w in weights.items()}, number):
+            matrix = self._upload([weights[name] for name in names], f"layer {number}, {use}")
+            for tile, matmuls in made.items():
+                way = {**ways[use], "tokens": tile, "y_stride": padded(widths[use])}
+                way["y_offset"] = offset if use == "qkv" else 0
+                matmuls.append((use, self._matmul(matrix, **way)))
+            offset += matrix.rows
+        split = attention(
+            self._device, self._shape, self.layout, cache=cache, qkv=buffers["qkv"], turns=buffers["turns"],
+            pieces=buffers["pieces"], mixed=buffers["mixed"], words=buffers["words"],
+        )  # fmt: skip
+        return _Layer(matmuls={tile: tuple(matmuls) for tile, matmuls in made.items()}, attention=split)
+
+    def _load_head(self, weights: Mapping[str, Weight]) -> dict[int, list[Matmul]]:
+        """The head in slabs, none larger than what a kernel may see at once."""
+        config = self._config
+        head = weights["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
+        norm = self._norm(weights, "model.norm")
+        most = min(self._device.adapter.max_binding_bytes, 128 << 20)
+        table, made = head.raw.reshape(head.shape[0], -1), {tile: [] for tile in self._tiles}  # type: ignore[var-annotated]
+        slab_rows = max(8, int(most / (gpu_bytes(head.kind, 64, head.shape[1])[0] / 64)) // 8 * 8)
+        for start in range(0, head.shape[0], slab_rows):
+            rows = table[start : start + slab_rows]
+            matrix = self._upload([Weight(rows.reshape(-1), head.kind, (len(rows), head.shape[1]))], "head")
+            for tile, matmuls in made.items():
+                matmuls.append(
+                    self._matmul(
+                        matrix, x=self._buffers["x"], y=self._logits, tokens=tile, norm=norm, wants_logits=True,
+                        y_stride=config.vocab_size, y_offset=start,
+                    )
+                )  # fmt: skip
+        return made
+
+    def _matmul(self, matrix: GpuMatrix, *, x: GpuBuffer, y: GpuBuffer, **way: Any) -> Matmul:
+        if way.get("norm") is not None:
+            way["eps"] = self._config.norm_eps
+        return matmul(self._device, matrix, x, y, self._buffers["words"], self.layout, variant=self._variant, **way)
+
+    def _upload(self, stack: Sequence[Weight], label: str) -> GpuMatrix:
+        matrix = upload_matrix(
+            self._device,
+            [np.asarray(w.raw) for w in stack],
+            stack[0].kind,
+            [w.shape[0] for w in stack],
+            stack[0].shape[1],
+            label,
+        )
+        for weight in stack:
+            drop_pages(weight.raw)
+        return matrix
+
+    def _norm(self, weights: Mapping[str, Weight], name: str) -> GpuBuffer:
+        both = np.zeros((2, padded(self._config.hidden_size)), np.float32)
+        both[0, : self._config.hidden_size] = weights[f"{name}.weight"].dense() + np.float32(1)
+        both[1, : self._config.hidden_size] = weights[f"{name}.bias"].dense()
+        return self._device.upload(both, name)

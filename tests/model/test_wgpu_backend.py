@@ -1,0 +1,201 @@
+"""The GPU backend: equal to NumPy, to itself however the work is cut, and through all that goes wrong."""
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from understudy.engine import Engine, GenerationRequest, SamplingParams
+from understudy.engine.backend import Backend, Step
+from understudy.errors import EngineError, GpuError, GpuMemoryError
+from understudy.kernels.gpu_adapters import Adapter, list_adapters
+from understudy.kernels.native import native_module
+from understudy.model.checkpoint import LoadedModel, load_model
+from understudy.model.embedded import embedded_model_path
+from understudy.model.native_backend import CpuBackend
+from understudy.model.transformer import ReferenceBackend
+from understudy.model.wgpu_backend import WgpuBackend
+from understudy.testing import tiny_model
+
+pytestmark = pytest.mark.gpu
+
+IDS = np.random.default_rng(1).integers(0, 268, 90).tolist()
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Adapter:
+    try:
+        adapters = list_adapters()
+    except GpuError as error:
+        pytest.skip(str(error))
+    if not adapters:
+        pytest.skip("no graphics adapter; a software one: apt install mesa-vulkan-drivers libvulkan1")
+    return adapters[0]
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return tiny_model(hidden_size=52, intermediate_size=37)
+
+
+@pytest.fixture(scope="module")
+def backend(model: LoadedModel, adapter: Adapter) -> Iterator[WgpuBackend]:
+    backend = WgpuBackend(model.config, model.weights, adapter, kv_bits=16)
+    yield backend
+    backend.close()
+
+
+def logits(backend: Backend, cuts: list[int]) -> np.ndarray:
+    cache, at, parts = backend.new_cache(), 0, []
+    for cut in cuts:
+        parts.append(backend.forward([Step(cache, IDS[at : at + cut], cut)])[0])
+        at += cut
+    return np.concatenate(parts)
+
+
+def test_equal_to_numpy_and_cached_to_full(backend: WgpuBackend, model: LoadedModel) -> None:
+    whole = logits(backend, [90])
+    np.testing.assert_allclose(whole, logits(ReferenceBackend(model.config, model.weights), [90]), atol=0.01)
+    for cuts in ([1] * 20 + [70], [31, 2, 57]):
+        np.testing.assert_array_equal(logits(backend, cuts), whole)
+
+
+def test_seven_dispatches_a_layer_and_no_byte_beyond_the_plan(backend: WgpuBackend) -> None:
+    assert backend.num_dispatches() == 7 * 2 + 1
+    assert 0.98 * backend.plan.total_bytes < backend.num_gpu_bytes() <= backend.plan.total_bytes
+
+
+def test_a_batch_gives_each_sequence_the_bits_that_it_gets_alone(backend: WgpuBackend) -> None:
+    prompts = [IDS[:9], IDS[5:6], IDS[3:50], IDS[:1]]
+    caches, alone = [backend.new_cache() for _ in prompts], [backend.new_cache() for _ in prompts]
+    for turn in range(3):
+        together = backend.forward([Step(c, p, 1) for c, p in zip(caches, prompts, strict=True)])
+        for i, (cache, prompt) in enumerate(zip(alone, prompts, strict=True)):
+            np.testing.assert_array_equal(together[i], backend.forward([Step(cache, prompt, 1)])[0])
+        prompts = [[int(row.argmax())] for row in together[:3]] + [IDS[turn : turn + 4]]
+
+
+def test_a_fork_goes_its_own_way(backend: WgpuBackend) -> None:
+    trunk = backend.new_cache()
+    backend.forward([Step(trunk, IDS[:40])])
+    left, right = trunk.fork(40), trunk.fork(37)
+    backend.forward([Step(left, [5, 6])])
+    got = backend.forward([Step(right, IDS[37:45], 8)])[0]
+    again = backend.forward([Step(trunk, IDS[40:45], 5)])[0]
+    expected = logits(backend, [45])
+    np.testing.assert_array_equal(got, expected[37:])
+    np.testing.assert_array_equal(again, expected[40:])
+    left.truncate(3)
+    assert (left.length, trunk.length) == (3, 45)
+
+
+def test_a_lost_device_is_opened_again_and_nothing_is_forgotten(
+    backend: WgpuBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = logits(backend, [90])
+    cache = backend.new_cache()
+    backend.forward([Step(cache, IDS[:40])])
+    other = cache.fork(33)
+    backend._device._device.destroy()  # as a driver's reset does
+    np.testing.assert_array_equal(backend.forward([Step(cache, IDS[40:50], 10)])[0], expected[40:50])
+    np.testing.assert_array_equal(backend.forward([Step(other, IDS[33:50], 17)])[0], expected[33:50])
+    assert "opened again" in caplog.text
+
+
+def test_misuse_is_named(backend: WgpuBackend, model: LoadedModel, adapter: Adapter) -> None:
+    for ids, words in (([], "at least one"), ([268], "vocabulary"), ([1] * 4097, "context")):
+        with pytest.raises(EngineError, match=words):
+            backend.forward([Step(backend.new_cache(), ids)])
+    with pytest.raises(EngineError, match="foreign cache"):
+        backend.forward([Step(ReferenceBackend(model.config, model.weights).new_cache(), [1])])
+    odd = tiny_model(head_dim=18, partial_rotary_factor=1.0)
+    with pytest.raises(GpuError, match="multiple of 4"):
+        WgpuBackend(odd.config, odd.weights, adapter)
+
+
+def test_a_budget_holds_or_says_what_would(model: LoadedModel, adapter: Adapter) -> None:
+    with pytest.raises(GpuMemoryError, match="Not one layer fits"):
+        WgpuBackend(model.config, model.weights, adapter, budget_bytes=100_000)
+
+
+@pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
+def test_layers_that_do_not_fit_run_on_the_cpu(model: LoadedModel, adapter: Adapter, backend: WgpuBackend) -> None:
+    budget = backend.plan.total_bytes - backend.plan.cache_bytes * 3 // 4 - backend.plan.head_bytes
+    split = WgpuBackend(model.config, model.weights, adapter, budget_bytes=budget, kv_bits=16)
+    assert split.plan.num_gpu_layers == 1
+    assert "1 of 2 layers" in split.name
+    assert split.num_gpu_bytes() <= budget
+    whole = logits(split, [90])
+    np.testing.assert_allclose(whole, logits(backend, [90]), atol=0.02)
+    np.testing.assert_array_equal(logits(split, [31, 1, 1, 57]), whole)
+    cache = split.new_cache()
+    split.forward([Step(cache, IDS[:40])])
+    np.testing.assert_array_equal(split.forward([Step(cache.fork(33), IDS[33:50], 17)])[0], whole[33:50])
+    split.close()
+
+
+def test_sixteen_sessions_with_cancels_speak_as_if_alone(backend: WgpuBackend, model: LoadedModel) -> None:
+    draw = random.Random(0)
+    requests = [
+        GenerationRequest(
+            prompt_ids=tuple(IDS[: 3 + 2 * n]), sampling=SamplingParams(temperature=0.8, seed=n), max_tokens=6
+        )
+        for n in range(16)
+    ]
+    with Engine(backend, model.tokenizer) as engine:
+        alone = [[t for chunk in engine.submit(r) for t in chunk.token_ids] for r in requests[:3]]
+        together = [engine.submit(r) for r in requests]
+        for number, generation in enumerate(together):
+            if number >= 3 and draw.random() < 0.5:
+                generation.cancel()
+        assert [[t for chunk in g for t in chunk.token_ids] for g in together[:3]] == alone
+        for generation in together[3:]:
+            assert generation.text() is not None
+        assert engine.stats().num_running == 0 or all(g.is_done for g in together)
+
+
+def greedy_difference(first: Backend, second: Backend, prompt: list[int], count: int) -> float:
+    """0 where both choose the same tokens; else how far apart the first two that differ are, to the second."""
+    caches, ids = (first.new_cache(), second.new_cache()), prompt
+    for _ in range(count):
+        rows = [b.forward([Step(c, ids)])[0][-1] for b, c in zip((first, second), caches, strict=True)]
+        choices = [int(row.argmax()) for row in rows]
+        if choices[0] != choices[1]:
+            return float(rows[1].max() - rows[1][choices[0]])
+        ids = choices[:1]
+    return 0.0
+
+
+LINES = (
+    "Good evening!", "What is there to eat?", "Who are you?", "Tell me of the river.", "Where is the mill?",
+    "Have you seen a stranger?", "How much is a room?", "What do you sell?", "I lost my ring.", "Is the bridge safe?",
+)  # fmt: skip
+
+
+def compare_with_the_cpu(adapter: Adapter, num_prompts: int, num_tokens: int) -> list[float]:
+    files = load_model(embedded_model_path())
+    marker, end = files.tokenizer.special_id("<extra_id_1>"), files.tokenizer.encode("Assistant\n")
+    assert marker is not None
+    gpu = WgpuBackend(files.config, files.weights, adapter, cache_tokens=1024)
+    cpu = CpuBackend(files.config, files.weights)
+    prompts = [
+        [marker, *files.tokenizer.encode("User\n" + LINES[n % 10] * (1 + n // 10) + "\n"), marker, *end]
+        for n in range(num_prompts)
+    ]
+    found = [greedy_difference(gpu, cpu, prompt, num_tokens) for prompt in prompts]
+    gpu.close()
+    return found
+
+
+@pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
+def test_the_embedded_model_says_what_it_says_on_the_cpu(adapter: Adapter) -> None:
+    assert max(compare_with_the_cpu(adapter, 2, 8)) <= 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
+def test_the_embedded_model_says_what_it_says_on_the_cpu_on_fifty_prompts(adapter: Adapter) -> None:
+    found = compare_with_the_cpu(adapter, 50, 24)
+    print(f"{sum(d > 0 for d in found)} of {len(found)} differ, at ties within {max(found):.1e}")
+    assert max(found) <= 1e-3
