@@ -178,7 +178,7 @@ def test_a_model_in_a_folder(tmp_path: Path) -> None:
     st.SentenceTransformer(modules=[words]).save(str(tmp_path / "bow"))
     embedder = open_embedder(str(tmp_path / "bow"))
     assert embedder
-    assert embedder.name == "folder bow"
+    assert embedder.name.startswith("folder bow ")
     assert embed_texts(embedder, ["bell", "eel toll"]).tolist() == [
         [1, 0, 0],
         pytest.approx([0, 0.7071, 0.7071], abs=1e-3),

@@ -1,5 +1,6 @@
 """What turns texts into vectors: an endpoint, or a sentence-transformers folder; or nothing, for words alone."""
 
+import hashlib
 import http.client
 import json
 import urllib.error
@@ -106,8 +107,8 @@ class FolderEmbedder:
             import sentence_transformers
         except ImportError as error:
             raise LoreError(
-                f"To read {folder}, the package sentence-transformers is needed: pip install sentence-transformers. "
-                "Or use an endpoint, or no embedder."
+                f"To read {folder}, the package sentence-transformers is needed ({error}): "
+                "pip install sentence-transformers. Or use an endpoint, or no embedder."
             ) from error
         try:
             self._model: Any = sentence_transformers.SentenceTransformer(
@@ -115,16 +116,25 @@ class FolderEmbedder:
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise LoreError(f"{folder} holds no sentence-transformers model that can be read: {error}") from error
-        self._name = f"folder {folder.resolve().name}"
+        sizes = sorted(f"{p.relative_to(folder)} {p.stat().st_size}" for p in folder.rglob("*") if p.is_file())
+        seal = hashlib.sha256("\n".join(sizes).encode() + _settings(folder)).hexdigest()
+        self._name = f"folder {folder.resolve().name} {seal[:8]}"
 
     @property
     def name(self) -> str:
-        """The folder's last name."""
+        """The folder's last name, and a seal of its files' sizes and its settings."""
         return self._name
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors, in batches."""
         return np.asarray(self._model.encode(list(texts), show_progress_bar=False), dtype=np.float32)
+
+
+def _settings(folder: Path) -> bytes:
+    try:
+        return (folder / "config.json").read_bytes()
+    except OSError:
+        return b""  # models of words alone have none
 
 
 def open_embedder(spec: str, *, api_key: str | None = None) -> Embedder | None:

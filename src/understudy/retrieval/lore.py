@@ -157,9 +157,10 @@ class Lore:
                     self._passing(text, vector, character, min_score, min_similarity)
                     for text, vector in zip(texts, vectors, strict=True)
                 ]
-                for hit, room in zip([*hits, hits[0]], (limit - len(hits) + 1, limit, limit), strict=False):
+                rooms = [max(1, limit - 1), limit, limit] if history else [limit]
+                for hit, room in zip([*hits, hits[0]], rooms, strict=False):
                     for number, why in hit.items():
-                        if len(passing) < room:
+                        if len(passing) < min(room, limit):
                             passing.setdefault(number, why)
                 return self._index.fetch(passing, character)
         except sqlite3.Error as error:
