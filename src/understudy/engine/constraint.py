@@ -36,7 +36,7 @@ class Constraint(Protocol):
         ...
 
     def mask(self) -> npt.NDArray[np.bool_] | None:
-        """(V,) which tokens may come next, stop tokens apart; None for all. Valid until the next call."""
+        """(V,) which tokens may come next, stop tokens apart; None for all. The caller may write to it."""
         ...
 
     def forced(self) -> tuple[int, ...]:
@@ -67,7 +67,7 @@ class TokenGate:
             stop_token_ids: ids that end the answer.
         """
         self._constraint = constraint
-        self._stop_ids = stop_token_ids
+        self._stop_ids = np.array(sorted(stop_token_ids), np.intp)
         self._forced: deque[int] = deque()
         self._is_begun = False
 
@@ -112,11 +112,10 @@ class TokenGate:
             raise _failure(error) from error
         if mask is None:
             return None
-        is_allowed = np.zeros(vocab_size, np.bool_)
-        size = min(vocab_size, mask.size)
-        is_allowed[:size] = mask[:size]
-        is_allowed[[i for i in self._stop_ids if i < vocab_size]] = may_end
-        ids = np.flatnonzero(is_allowed)
+        if mask.size != vocab_size:
+            mask = np.pad(mask[:vocab_size], (0, max(0, vocab_size - mask.size)))
+        mask[self._stop_ids[self._stop_ids < vocab_size]] = may_end
+        ids = np.flatnonzero(mask)
         if not ids.size:
             raise EngineError("The grammar leaves no token of this model's vocabulary to go on with.")
         return ids

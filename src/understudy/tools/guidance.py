@@ -102,6 +102,7 @@ class GuidanceConstraint:
         self._num_matched = 0  # characters of the marker that the text ends with
         self._tokenizer, self._vocab_size = vocabulary.tokenizer, vocabulary.vocab_size
         self._bits = np.zeros((vocabulary.vocab_size + 31) // 32, np.uint32)
+        self._address = self._bits.ctypes.data
 
     @property
     def is_active(self) -> bool:
@@ -126,7 +127,7 @@ class GuidanceConstraint:
         """
         if self._watch is not None:
             return self._watch.mask(self._num_matched, is_silent=self._is_silent)
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._matcher.unsafe_compute_mask_ptr(self._address, self._bits.nbytes)
         self._check()
         return np.unpackbits(self._bits.view(np.uint8), count=self._vocab_size, bitorder="little").view(np.bool_)
 
