@@ -112,6 +112,12 @@ def test_a_dialogue_ends_before_what_nobody_said(tmp_path: Path, wrong: dict[str
     assert record["turns"][-1]["content"] == "Booked."
 
 
+def test_what_prepares_a_call_that_is_cut_off_goes_with_it(tmp_path: Path) -> None:
+    good = (*ASKED, calls("restaurant_book", **BOOKING), tool(ok=1), says("Booked."), user("Thanks."), says("Bye."))
+    (record,) = read_star(star_folder(tmp_path, star(*good, user("And a doctor?"), says("Your symptoms?"))))
+    assert record["turns"][-1]["content"] == "Bye."
+
+
 def test_one_request_one_call(tmp_path: Path) -> None:
     said = {"text": "Play songs by Ada", "call": {"name": "PlayMusic", "arguments": {"artist": "ada"}}}
     unsaid = {"text": "Play songs", "call": {"name": "PlayMusic", "arguments": {"artist": "Ada"}}}

@@ -67,13 +67,12 @@ def read_star(folder: Path) -> Iterator[Dialogue]:
         raise DataError(f"{path} has another form than expected: {error!r}; fetch it again.") from error
 
     def convert(record: Mapping[str, Any]) -> Dialogue | None:
-        tasks = [task for task in record["tasks"] if task in schemas]
-        turns = _cut(_joined(_star_turns(record["messages"], schemas))) if tasks else []
-        used = {call["name"] for turn in turns for call in turn.get("tool_calls", ())}
+        turns = _to_the_point(_cut(_joined(_star_turns(record["messages"], schemas))))
+        used = [call["name"] for turn in turns for call in turn.get("tool_calls", ())]
         if not used:
             return None
-        tools = [schemas[name] for name in _offered(rng, schemas, used)]
-        return _dialogue(about[tasks[0]][1], tools, turns)
+        tools = [schemas[name] for name in _offered(rng, schemas, set(used))]
+        return _dialogue(about[used[0]][1], tools, turns)
 
     return _converted(folder / "fc" / "star.jsonl", convert)
 
@@ -275,4 +274,16 @@ def _cut(turns: list[Turn]) -> list[Turn]:
             break
         if turn["role"] == "assistant" and turn["content"] and not turn.get("tool_calls"):
             end = number + 1
+    return turns[:end]
+
+
+def _to_the_point(turns: list[Turn]) -> list[Turn]:
+    """Without what is asked after the last call: it prepares another, which was cut off."""
+    last = max((number for number, turn in enumerate(turns) if turn.get("tool_calls")), default=len(turns))
+    spoken = [number for number, turn in enumerate(turns) if turn["role"] == "assistant" and number > last]
+    end = spoken[0] + 1 if spoken else len(turns)
+    for number in spoken[1:]:
+        if "?" in turns[number]["content"]:
+            break
+        end = number + 1
     return turns[:end]
