@@ -374,3 +374,36 @@ async def test_two_at_a_time_wait_briefly(client: httpx.AsyncClient) -> None:
     both = await asyncio.gather(*(client.post(f"{where}/say", json={"line": line}) for line in ("a", "b")))
     assert [response.status_code for response in both] == [200, 200]
     assert len((await client.get(where)).json()["history"]) == 4
+
+
+async def test_a_character_in_a_chat_request(client: httpx.AsyncClient, stage: "Stage") -> None:
+    """A client that knows only chat completions is shown what a session would be."""
+    where = await make(client)
+    for line in ("Hello there", "How many pennies make a heron?"):
+        await client.post(f"{where}/say", json={"line": line})
+    shown = (await client.get(f"{where}/why")).json()
+    messages = shown["request"]["messages"][1:]
+    body = {"model": "harrow", "character": "Minnow", "messages": messages}
+    answer = (await client.post("/v1/chat/completions", json=body)).json()
+    assert answer["usage"]["prompt_tokens"] == shown["budget"]["prompt_tokens"]
+    assert stage.prompts[-1] == stage.prompts[-2]
+    own = [{"role": "system", "content": "It snows."}, *messages]
+    answer = await client.post("/v1/chat/completions", json={**body, "messages": own, "documents": ["Snow is cold."]})
+    assert answer.status_code == 200
+    assert "in the market crowd.\n\nIt snows.\n" in stage.prompts[-1]
+    assert "<context> Snow is cold. </context>" in stage.prompts[-1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({"character": "nobody"}, 404, "character"),
+        ({"character": ""}, 400, "character"),
+        ({"messages": [{"role": "system", "content": "x"}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "messages"),
+    ],
+)
+async def test_wrong_characters(client: httpx.AsyncClient, fields: dict[str, Any], status: int, param: str) -> None:
+    body = {"model": "harrow", "messages": [{"role": "user", "content": "Hi"}], "character": "minnow", **fields}
+    response = await client.post("/v1/chat/completions", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (status, param)

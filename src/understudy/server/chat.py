@@ -15,6 +15,7 @@ from understudy.server.connection import EventStream, client_gone, unless_gone
 from understudy.server.conversation import read_conversation
 from understudy.server.form import answer_form
 from understudy.server.logprobs import WordLogprobs
+from understudy.server.npc_character import in_character
 from understudy.server.problem import JsonResponse, Problem
 from understudy.server.schema import ChatRequest, parse_chat_request
 from understudy.server.served import ServedModel
@@ -97,6 +98,8 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
     conversation, num_left_out = read_conversation(body)
     sampling = _sampling(body, served.model.default_sampling)
     max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    if body.character is not None:
+        conversation = in_character(conversation, body.character, served.model, max_tokens=max_tokens)
     form = answer_form(body, served.model)
     start = functools.partial(
         served.model.generate,

@@ -13,6 +13,7 @@ from understudy.npc.model import Model
 from understudy.npc.session import Session
 from understudy.npc.world import World
 from understudy.prompt import ToolCall
+from understudy.server.npc_character import prompt_room
 from understudy.server.npc_schema import SayToNpc
 from understudy.server.npc_why import chat_messages, chat_request, lore_trace, prompt_parts
 from understudy.server.problem import Problem
@@ -171,7 +172,7 @@ class Npc:
         session = copy.copy(self.session)  # what the line would do to it is forgotten
         shown = session.conversation(
             said.line,
-            max_prompt_tokens=_room(model, said.max_tokens),
+            max_prompt_tokens=prompt_room(model, said.max_tokens),
             count=model.count,
             tools=[tool.schema for tool in session.offered_tools],
         )
@@ -286,7 +287,7 @@ class Npc:
             "line": said.line,
             "budget": {
                 "context_tokens": model.files.config.max_position_embeddings,
-                "limit_tokens": _room(model, said.max_tokens),
+                "limit_tokens": prompt_room(model, said.max_tokens),
                 "prompt_tokens": sum(part["tokens"] for part in parts),
                 "answer_tokens": said.max_tokens,
             },
@@ -312,12 +313,6 @@ def load_npc(document: Mapping[str, Any], *, worlds: Mapping[str, World], tools:
     """
     world = worlds.get(str(document.get("world")))
     return Npc(Session.from_json(document, source="The session", world=world), tools=tools)
-
-
-def _room(model: Model, max_tokens: int) -> int:
-    """The longest prompt that `Session.say` makes."""
-    limit = model.files.config.max_position_embeddings
-    return max(limit - max_tokens, limit // 2)
 
 
 def _sampling(said: SayToNpc, default: SamplingParams) -> SamplingParams:

@@ -18,10 +18,11 @@ from fastapi import FastAPI, Request, Response
 from understudy.errors import CardError, UnderstudyError
 from understudy.npc.card import Card
 from understudy.npc.session import Session
-from understudy.npc.world import World, default_world
+from understudy.npc.world import World
 from understudy.server.body import read_json
 from understudy.server.connection import EventStream, client_gone, unless_gone
 from understudy.server.npc import Npc, load_npc
+from understudy.server.npc_character import known_card, sample_world
 from understudy.server.npc_schema import CallResult, CreateNpc, LoadNpc, SayToNpc, parse_npc_request
 from understudy.server.problem import JsonResponse, Problem, problem_of
 from understudy.server.served import ServedModel
@@ -139,7 +140,7 @@ def add_npcs(
     Returns:
         JSON schemas of the bodies by name, for the application's document.
     """
-    house, world = house or NpcHouse(), world or default_world()
+    house, world = house or NpcHouse(), world or sample_world()
     _add_characters(app, world)
     _add_doors(app, house, world)
     _add_talk(app, house, served)
@@ -168,7 +169,7 @@ def _add_characters(app: FastAPI, world: World) -> None:
 
     @app.get("/v1/characters/{name}", summary="Show a character's card and its functions")
     async def character(name: str) -> dict[str, Any]:
-        card = _known_card(name, world)
+        card = known_card(name, world)
         schemas = [tool for tool in world.tools if tool.get("function", tool)["name"] in card.tools]
         return {**_listed(card, world), "card": card.to_json(), "tools": schemas}
 
@@ -234,7 +235,7 @@ def _cast(body: CreateNpc, world: World) -> tuple[Card, World | None]:
     if body.world not in (None, "", world.id):
         raise Problem(404, f"There is no world {body.world!r} here; there is {world.id!r}.", param="world")
     if body.character is not None:
-        return _known_card(body.character, world), None if body.world == "" else world
+        return known_card(body.character, world), None if body.world == "" else world
     param = "card" if body.card is not None else "card_file"
     try:
         card = _read_card(body.card_file) if body.card_file is not None else Card.from_json(body.card)
@@ -258,21 +259,6 @@ def _read_card(encoded: str) -> Card:
             return Card.load(path)
         except CardError as error:
             raise CardError(str(error).replace(f"The card {path}", "The card")) from error
-
-
-def _known_card(name: str, world: World) -> Card:
-    """A character of the world; never a file."""
-    wanted = " ".join(name.split()).casefold()
-    for card in world.characters:
-        if wanted in (card.id.casefold(), card.name.casefold()):
-            return card
-    names = ", ".join(card.id or card.name for card in world.characters)
-    raise Problem(
-        404,
-        f"There is no character {name[:80]!r} here; there are {names}.",
-        param="character",
-        code="unknown_character",
-    )
 
 
 def _fault(error: UnderstudyError, param: str) -> Problem:

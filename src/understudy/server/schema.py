@@ -236,6 +236,7 @@ class ChatRequest(GuidedFields):
     )
     response_format: ResponseFormat | None = None
     nvext: GuidedFields | None = None
+    character: Annotated[str, Field(min_length=1)] | None = None
     modalities: Annotated[Any, BeforeValidator(_modalities)] = None
 
     @property
