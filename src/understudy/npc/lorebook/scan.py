@@ -269,7 +269,12 @@ class _Scan:
             return verdict(Reason.COOLDOWN, f"it rests for {timer.cooldown_until - length + 1} more messages")
         if not is_sticky and entry.recursion_level and (number == 0 or entry.recursion_level > level):
             return verdict(Reason.RECURSION, "only other entries call it up")
-        return self._decorated(item, is_sticky=is_sticky) or self._by_keys(item, number)
+        found = self._decorated(item, is_sticky=is_sticky) or self._by_keys(item)
+        is_recursive = self.settings.is_recursive if item.book.is_recursive is None else item.book.is_recursive
+        by_words = found.reason in (Reason.KEY, Reason.CONSTANT)  # those that the messages alone did not call up
+        if number and by_words and (entry.exclude_recursion or not is_recursive):
+            return dataclasses.replace(found, reason=Reason.RECURSION, detail="other entries may not call it up")
+        return found
 
     def _decorated(self, item: Item, *, is_sticky: bool) -> Candidate | None:
         """What stands above the keys."""
@@ -313,7 +318,7 @@ class _Scan:
                 return Candidate(item=item, reason=reason, detail=detail)
         return None
 
-    def _by_keys(self, item: Item, number: int) -> Candidate:
+    def _by_keys(self, item: Item) -> Candidate:
         entry, says = item.entry, item.entry.decorators
         if not entry.uses_regex:
             if excluded := self._found(item, says.exclude_keys):
@@ -334,11 +339,6 @@ class _Scan:
             secondary = self._found(item, entry.secondary_keys)
             if problem := _secondary_problem(entry.logic, entry.secondary_keys, secondary):
                 return Candidate(item=item, reason=Reason.SECONDARY_KEY, detail=problem, matched_keys=matched)
-        is_recursive = self.settings.is_recursive if item.book.is_recursive is None else item.book.is_recursive
-        if number and (entry.exclude_recursion or not is_recursive):
-            return Candidate(
-                item=item, reason=Reason.RECURSION, detail="other entries may not call it up", matched_keys=matched
-            )
         detail = f"key {_quoted(matched)}" + (f" with {_quoted(secondary)}" if secondary else "")
         return Candidate(
             item=item, reason=Reason.KEY, detail=detail, matched_keys=matched, num_secondary=len(secondary)
