@@ -127,9 +127,17 @@ def test_drafts_change_nothing(lab: "Lab", temperature: float, monkeypatch: pyte
     model = tiny_model()
     texts = ["tick tock tick tock tick " + end for end in ("tock tick", "boom", "tock tock")]
     texts += ["tack" + t[4:] for t in texts]
-    said = []
+    said, num_read = [], []
+    forward = ReferenceBackend.forward
+
+    def counted(self: Any, batch: Any) -> Any:
+        num_read[-1] += len(batch)
+        return forward(self, batch)
+
+    monkeypatch.setattr(ReferenceBackend, "forward", counted)
     for draft_tokens in (0, 4):
         monkeypatch.setattr(ReferenceBackend, "draft_tokens", draft_tokens)
+        num_read.append(0)
         engine = lab.open(ReferenceBackend(model.config, model.weights))
         said.append(
             [
@@ -145,6 +153,7 @@ def test_drafts_change_nothing(lab: "Lab", temperature: float, monkeypatch: pyte
             ]
         )
     assert said[0] == said[1]
+    assert num_read[1] < num_read[0]  # some drafts were right
 
 
 def test_no_penalty_or_bias_brings_a_forbidden_token_back(lab: "Lab") -> None:
