@@ -21,7 +21,15 @@ def tokens(engine: Engine, request: Any) -> list[int]:
     return [i for c in engine.submit(request) for i in c.token_ids]
 
 
-def test_sixteen_characters_cost_only_their_new_tokens(lab: "Lab", caplog: pytest.LogCaptureFixture) -> None:
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[int, int, int]]:
+    """Tokens of each prompt, how many were cached, how many read: what the log says of warm answers."""
+    every: list[Any] = [record.args for record in caplog.records]
+    return [(total, cached, read) for total, cached, read, generated in every if cached and generated == 4]
+
+
+def test_sixteen_characters_cost_only_their_new_tokens(
+    lab: "Lab", caplog: pytest.LogCaptureFixture, wait_until: "WaitUntil"
+) -> None:
     """The world's beginning is read once, each persona once, and then nothing but the lines."""
     world = "The river Ouse rose twelve feet in a night, and the bridge was built again by those who stayed. "
     personas = [f"{world}You are number {n:02} of the watch. " for n in range(16)]
@@ -48,9 +56,10 @@ def test_sixteen_characters_cost_only_their_new_tokens(lab: "Lab", caplog: pytes
                 assert new <= len(line) + 8  # the answer's last tokens, spelled anew
                 assert n % 5 or answer == cold.submit(request).text()
                 said[n] += line + answer
-    read = [r.args for r in caplog.records if r.args and len(r.args) == 4 and r.args[0] > 0 and r.args[1]]
-    assert len(read) == 32
-    assert all(total == cached + new for total, cached, new, _ in read)
+        # The model thread tells of the last ones when they have ended.
+        wait_until(lambda: len(told(caplog)) == 32)
+    assert all(total == cached + new for total, cached, new in told(caplog))
+    assert all(0 < new <= len(lines[0]) + 8 for _, _, new in told(caplog))
 
 
 def test_a_prompt_that_was_warmed_to_its_end(lab: "Lab") -> None:

@@ -298,7 +298,8 @@ class Engine:
                 waiting.generation.deliver(Chunk("", (), "deadline"))
         ready.sort(key=lambda w: -w.request.priority)  # stable: the first of the highest
         for waiting in ready:
-            self._suspend_warm_ups(waiting.request)
+            if not waiting.generation.is_done:
+                self._suspend_warm_ups(waiting.request)
             if len(self._running) >= self.options.max_running:
                 break
             if not waiting.generation.is_done and self._is_being_read(waiting.request):
