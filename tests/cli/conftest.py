@@ -25,6 +25,15 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture(scope="session")
+def small_context_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a context of 400 tokens, which is soon full."""
+    path = tmp_path_factory.mktemp("model") / "small.gguf"
+    config = tiny_config(max_position_embeddings=400)
+    write_gguf(path, config, random_tensors(config), byte_tokenizer().definition, None, file_type="f16")
+    return path
+
+
+@pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     config = tiny_config()

@@ -109,10 +109,13 @@ def test_odd_names_and_letters(run: "Run", model_file: Path) -> None:
     assert "[/b] :smile:: " in result.out
 
 
-def test_a_limit_beyond_the_context(run: "Run", model_file: Path) -> None:
-    typed = f"{'word ' * 200}"
-    result = run("chat", "--model", model_file, "--max-tokens", 100_000, "--seed", 4, "--say", typed)
+def test_a_limit_beyond_the_context(run: "Run", small_context_file: Path, tmp_path: Path) -> None:
+    card = tmp_path / "smith.json"
+    card.write_text(json.dumps({"name": "Tam", "description": "A smith."}))
+    command = ("chat", "--model", small_context_file, "--card", card, "--max-tokens", 100_000, "--seed", 4)
+    result = run(*command, "--say", "Hello there!")
     assert (result.code, result.err) == (0, "")
+    assert result.out.strip()
 
 
 def test_cards_and_worlds_of_ones_own(run: "Run", model_file: Path, tmp_path: Path) -> None:

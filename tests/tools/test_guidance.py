@@ -47,11 +47,11 @@ def test_the_same_tokens_alone_in_a_batch_in_chunks_and_with_drafts(
 ) -> None:
     writer = request.getfixturevalue(name)
     tool = {"name": "note", "parameters": SchemaMaker(7).arguments()}
-    grammars = [json_schema_grammar(SchemaMaker(seed).schema(2)) for seed in range(5)]
+    grammars = [json_schema_grammar(SchemaMaker(seed).schema(2)) for seed in range(3)]
     grammars.append(tool_grammar([tool, {"name": "wait"}], writer.tokenizer, choice="required"))
     prompt = 'Say {"name": "note", "arguments": {"name": "wait"}} again'
     requests = [
-        writer.request(g, prompt=prompt + "!" * n, seed=n, temperature=n % 3 / 2, max_tokens=60)
+        writer.request(g, prompt=prompt + "!" * n, seed=n, temperature=n % 3 / 2, max_tokens=40)
         for n, g in enumerate(grammars)
     ]
     kind = CpuBackend if writer.is_native else ReferenceBackend
