@@ -208,3 +208,13 @@ def test_who_is_not_there(model: Model, tmp_path: Path) -> None:
         model.npc(tmp_path / "none.png")
     with pytest.raises(SaveError, match="Cannot read"):
         model.npc_from(tmp_path / "none.npc")
+
+
+def test_the_page_on_characters_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "characters.md"
+    monkeypatch.chdir(tmp_path)
+    shown: list[str] = []
+    code = page.read_text().split("```python\n")[1].split("```")[0]
+    exec(compile(code, str(page), "exec"), {"print": lambda text, **_: shown.append(text)})
+    assert shown[-1].strip()
+    assert (tmp_path / "hettie.npc").stat().st_size > 10_000
