@@ -51,11 +51,10 @@ def test_only_what_is_required_is_asked_for() -> None:
 
 
 def test_a_seed_makes_the_same_dialogues() -> None:
-    made = list(made_calls(seed=5, count=60))
-    assert made == list(made_calls(seed=5, count=60))
-    assert made[0] != next(iter(made_calls(seed=6, count=1)))
+    made = list(made_calls(seed=5, count=40))
+    assert made == list(made_calls(seed=5, count=40))
     names = {tool["function"]["name"] for one in made for tool in one["tools"]}
-    assert len(names) > 60
+    assert len(names) > 40
     for one in made:
         known = {tool["function"]["name"]: tool["function"]["parameters"] for tool in one["tools"]}
         called = [call for turn in one["turns"] for call in turn.get("tool_calls", ())]
