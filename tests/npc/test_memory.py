@@ -195,6 +195,12 @@ def test_edit_delete_forget_export(memory: Memory) -> None:
     assert memory.facts() == []
 
 
+def test_odd_names_do_no_harm(memory: Memory) -> None:
+    for name in ("", "\ud83e", "\0", "' OR 1 --", "x" * 10_000):
+        assert len(memory.observe(name, name, "I love eels.")) == 1
+        assert len(memory.recall(name, name)) == 1
+
+
 def test_slips_are_told(memory: Memory) -> None:
     with pytest.raises(LoreError, match="no fact 7"):
         memory.edit(7, "x")

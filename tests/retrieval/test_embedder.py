@@ -174,7 +174,8 @@ def test_a_stopped_build_keeps_its_vectors(server: Server, tmp_path: Path) -> No
 def test_a_model_in_a_folder(tmp_path: Path) -> None:
     """Runs where sentence-transformers is installed."""
     st = pytest.importorskip("sentence_transformers")
-    words = st.models.BoW(vocab=["bell", "toll", "eel"])
+    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    words = modules.BoW(vocab=["bell", "toll", "eel"])
     st.SentenceTransformer(modules=[words]).save(str(tmp_path / "bow"))
     embedder = open_embedder(str(tmp_path / "bow"))
     assert embedder

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from understudy.errors import LoreError
-from understudy.retrieval import Passage, read_folder
+from understudy.retrieval import Lore, Passage, read_folder
 
 
 def passages(folder: Path, **settings: int) -> dict[str, Passage]:
@@ -131,6 +131,12 @@ def test_no_folder_and_too_small_a_bound(tmp_path: Path) -> None:
         read_folder(tmp_path / "nope")
     with pytest.raises(LoreError, match="too short"):
         read_folder(tmp_path, max_words=3)
+
+
+def test_half_a_character_does_no_harm(tmp_path: Path) -> None:
+    write(tmp_path, "a.json", '[{"id": "\\ud83e", "title": "\\ud83e", "text": "mill \\ud83e", "keys": ["\\ud83e"]}]')
+    lore = Lore.from_documents(read_folder(tmp_path).documents)
+    assert [one.text for one in lore.search("mill \ud83e", character="\ud83e")] == ["mill ?"]
 
 
 def test_links_lead_nowhere(tmp_path: Path) -> None:

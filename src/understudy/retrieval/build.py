@@ -108,7 +108,7 @@ def fill_lore(
     passages: list[tuple[Document, list[Passage]]] = []
     for done, document in enumerate(changed):
         tell("reading", done, len(changed))
-        passages.append((document, list(document.read())))
+        passages.append((document, [_whole(passage) for passage in document.read()]))
     tell("reading", len(changed), len(changed))
     stale = [*gone, *(document.name for document in changed)]
     num_embedded = 0
@@ -147,7 +147,7 @@ def _shown(passage: Passage) -> str:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _texts_to_embed(
@@ -230,6 +230,13 @@ def _insert(connection: sqlite3.Connection, document: Document, passages: Sequen
             "INSERT INTO lore_text(rowid, title, keys, text) VALUES (?, ?, ?, ?)",
             (number, passage.title, "\n".join(passage.keys), passage.text),
         )
+
+
+def _whole(passage: Passage) -> Passage:
+    """Without halves of surrogate pairs, which JSON may hold and a database may not."""
+    texts = {name: getattr(passage, name).encode("utf-8", "replace").decode() for name in ("id", "title", "text")}
+    keys = tuple(key.encode("utf-8", "replace").decode() for key in passage.keys)
+    return dataclasses.replace(passage, keys=keys, **texts)
 
 
 def _scope(connection: sqlite3.Connection, known_to: frozenset[str] | None) -> int:

@@ -12,6 +12,7 @@ from understudy.errors import LoreError
 __all__ = ["Part", "open_database", "transaction"]
 
 _WAIT_S = 10.0
+_LEAST_VERSION = (3, 35)
 _MAGIC = b"SQLite format 3\0"
 
 
@@ -43,8 +44,12 @@ def open_database(path: Path | None, part: Part, *, create: bool) -> sqlite3.Con
         create: make the file and the tables where they are missing.
 
     Raises:
-        LoreError: no such file, no SQLite, the part is missing, or of another version.
+        LoreError: no such file, no SQLite, the part is missing or of another version, or Python's SQLite is too old.
     """
+    if sqlite3.sqlite_version_info < _LEAST_VERSION:
+        raise LoreError(
+            f"This Python has SQLite {sqlite3.sqlite_version}; lore and memory need 3.35. Use a newer Python."
+        )
     if path is not None:
         _check_file(path, create=create)
     name = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={_mode(path, create)}"

@@ -50,7 +50,7 @@ class Scopes:
 
 def read_name(name: str) -> str:
     """A character's or group's name as it is compared: without case and outer spaces."""
-    return " ".join(name.split()).casefold()
+    return " ".join(name.split()).casefold().encode("utf-8", "replace").decode()  # no halves of surrogate pairs
 
 
 def read_names(value: Any, where: str) -> frozenset[str]:
