@@ -142,7 +142,7 @@ def test_calls(request: pytest.FixtureRequest, name: str, choice: Any) -> None:
         tools = [*TOOLS, {"type": "function", "function": {"name": "made", "parameters": maker.arguments()}}]
         grammar = tool_grammar(tools, writer.tokenizer, choice=choice, is_parallel=bool(seed % 2))
         sampling = writer.request(grammar).sampling
-        biased = type(sampling)(temperature=seed / 3, seed=seed, logit_bias={call_id: 8.0} if choice == "auto" else {})
+        biased = type(sampling)(temperature=seed / 3, seed=seed, logit_bias={call_id: 20.0} if choice == "auto" else {})
         generation = writer.engine.submit(writer.request(grammar, sampling=biased, stop=("arguments",)))
         text = generation.text()
         if generation.finish_reason == "stop":
