@@ -44,10 +44,16 @@ print()
 `;
 }
 
+/** ChatNVIDIA reads earlier calls from `additional_kwargs` alone. */
+function asLangChain({ tool_calls, ...message }) {
+  return tool_calls ? { ...message, additional_kwargs: { tool_calls } } : message;
+}
+
 function langchain(request, { base, hasKey }) {
   const own = ["model", "temperature", "top_p", "max_tokens", "seed"].filter((name) => name in request);
   const rest = Object.entries(request).filter(([name]) => name !== "messages" && !own.includes(name));
-  const given = own.map((name) => `    ${name}=${python(request[name])},\n`).join("");
+  const called = (name) => (name === "max_tokens" ? "max_completion_tokens" : name);
+  const given = own.map((name) => `    ${called(name)}=${python(request[name])},\n`).join("");
   const more = rest.map(([name, value]) => `    ${name}=${python(value, 1)},\n`).join("");
   const key = hasKey ? 'os.environ["UNDERSTUDY_API_KEY"]' : '"none"';
   return `${hasKey ? "import os\n\n" : ""}from langchain_nvidia_ai_endpoints import ChatNVIDIA
@@ -56,7 +62,7 @@ model = ChatNVIDIA(
     base_url=${JSON.stringify(base)},
     api_key=${key},
 ${given})
-messages = ${python(request.messages)}
+messages = ${python(request.messages.map(asLangChain))}
 stream = model.stream(
     messages,
 ${more})
