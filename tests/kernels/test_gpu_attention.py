@@ -48,7 +48,7 @@ def on_gpu(device: GpuDevice, shape: AttentionShape, qkv: np.ndarray, sizes: lis
         wide[:, : qkv.shape[1]] = qkv[at : at + size]
         device.write(buffers["qkv"], wide)
         grids = ((size, num_heads), (len(items), shape.num_kv_heads), (size, shape.num_heads))
-        device.submit(list(zip(runs, grids, strict=True)))
+        device.submit(device.schedule(list(zip(runs, grids, strict=True))))
         mixed = device.read(buffers["mixed"]).view(np.float32).reshape(16, -1)
         found.append(mixed[:size, : shape.num_heads * shape.head_dim])
         at += size

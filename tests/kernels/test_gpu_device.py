@@ -39,7 +39,7 @@ def test_a_wrong_kernel_and_missing_buffers_are_refused(device: GpuDevice) -> No
     with pytest.raises(GpuError, match="binding 1"):
         device.dispatch(kernel, [logits])
     with pytest.raises(GpuError, match="limit"):
-        device.submit([(top_logits(device, logits, logits, count=1, vocab=16), (70000, 1))])
+        device.submit(device.schedule([(top_logits(device, logits, logits, count=1, vocab=16), (70000, 1))]))
     with pytest.raises(ValueError, match="do not fit"):
         device.write(logits, np.zeros(17, np.float32))
 

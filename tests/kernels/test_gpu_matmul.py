@@ -43,7 +43,7 @@ def run(device: GpuDevice, kind: StorageType, rows: int, cols: int, x: np.ndarra
     if wanted is not None and wanted is not False:
         words[LAYOUT.places["WANTED_AT"] :][: len(x)] = wanted
     made = matmul(device, matrix, device.upload(wide, "x"), y, device.upload(words, "words"), LAYOUT, **options)
-    device.submit([made.run(len(x))])
+    device.submit(device.schedule([made.run(len(x))]))
     return device.read(y).view(np.float32).reshape(len(x), -1)[:, :rows]
 
 

@@ -13,6 +13,7 @@ from understudy.kernels.gpu_adapters import Adapter, list_adapters
 from understudy.kernels.native import native_module
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
+from understudy.model.gpu_limits import GpuLimits
 from understudy.model.native_backend import CpuBackend
 from understudy.model.transformer import ReferenceBackend
 from understudy.model.wgpu_backend import WgpuBackend
@@ -66,6 +67,15 @@ def test_seven_dispatches_a_layer_and_no_byte_beyond_the_plan(backend: WgpuBacke
     assert 0.98 * backend.plan.total_bytes < backend.num_gpu_bytes() <= backend.plan.total_bytes
 
 
+def test_pieces_that_are_short_enough_give_the_same_bits(
+    backend: WgpuBackend, model: LoadedModel, adapter: Adapter
+) -> None:
+    kind = WgpuBackend(model.config, model.weights, adapter, limits=GpuLimits(submission_ms=0.001), kv_bits=16)
+    np.testing.assert_array_equal(logits(kind, [20]), logits(backend, [20]))
+    assert kind.num_submissions() >= 2 * 14  # a dispatch each: nothing is that fast
+    kind.close()
+
+
 def test_a_batch_gives_each_sequence_the_bits_that_it_gets_alone(backend: WgpuBackend) -> None:
     prompts = [IDS[:9], IDS[5:6], IDS[3:50], IDS[:1]]
     caches, alone = [backend.new_cache() for _ in prompts], [backend.new_cache() for _ in prompts]
@@ -116,13 +126,13 @@ def test_misuse_is_named(backend: WgpuBackend, model: LoadedModel, adapter: Adap
 
 def test_a_budget_holds_or_says_what_would(model: LoadedModel, adapter: Adapter) -> None:
     with pytest.raises(GpuMemoryError, match="Not one layer fits"):
-        WgpuBackend(model.config, model.weights, adapter, budget_bytes=100_000)
+        WgpuBackend(model.config, model.weights, adapter, limits=GpuLimits(memory_bytes=100_000))
 
 
 @pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
 def test_layers_that_do_not_fit_run_on_the_cpu(model: LoadedModel, adapter: Adapter, backend: WgpuBackend) -> None:
     budget = backend.plan.total_bytes - backend.plan.cache_bytes * 3 // 4 - backend.plan.head_bytes
-    split = WgpuBackend(model.config, model.weights, adapter, budget_bytes=budget, kv_bits=16)
+    split = WgpuBackend(model.config, model.weights, adapter, limits=GpuLimits(memory_bytes=budget), kv_bits=16)
     assert split.plan.num_gpu_layers == 1
     assert "1 of 2 layers" in split.name
     assert split.num_gpu_bytes() <= budget

@@ -26,7 +26,7 @@ def doctor(
     census: Annotated[bool, typer.Option(help="Count the MLP's zero neurons, layer by layer.")] = False,
 ) -> None:
     """Tell what runs where and why: model, backend, memory, speed, versions."""
-    found = _examine(model, backend, _size(gpu_memory), census=census)
+    found = _examine(model, backend, _limits(gpu_memory), census=census)
     if as_json:
         import json
 
@@ -43,14 +43,14 @@ def doctor(
     Console(highlight=False).print(table)
 
 
-def _examine(path: Path | None, backend: str, gpu_bytes: int | None, *, census: bool) -> dict[str, dict[str, Any]]:
+def _examine(path: Path | None, backend: str, gpu: Any, *, census: bool) -> dict[str, dict[str, Any]]:
     from understudy import __version__
     from understudy.kernels.native import kernel_names
     from understudy.model.native_backend import why_not_native
     from understudy.npc.model import Model
 
     began = time.perf_counter()
-    with Model.load(path, backend=backend, gpu_bytes=gpu_bytes) as model:
+    with Model.load(path, backend=backend, gpu=gpu) as model:
         load_s = time.perf_counter() - began
         speed = _measure(model)
         config, memory = model.files.config, model.backend.memory()
@@ -88,10 +88,11 @@ def _examine(path: Path | None, backend: str, gpu_bytes: int | None, *, census: 
         }
 
 
-def _size(text: str | None) -> int | None:
+def _limits(memory: str | None) -> Any:
+    from understudy.model.gpu_limits import GpuLimits
     from understudy.quantization.plan import parse_bytes
 
-    return None if text is None else parse_bytes(text)
+    return GpuLimits(memory_bytes=None if memory is None else parse_bytes(memory))
 
 
 def _why(asked: str, obstacle: str | None, chosen: str) -> str:

@@ -1,35 +1,112 @@
 """`understudy serve`: the OpenAI-compatible endpoint."""
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from understudy.errors import ServeError
+
+if TYPE_CHECKING:
+    from understudy.server import ServedModel, ServerOptions
 
 __all__ = ["serve"]
 
 
 def serve(
-    model: Annotated[Path | None, typer.Option(help="GGUF file or Hugging Face folder; default: Harrow.")] = None,
-    backend: Annotated[str, typer.Option(help="What computes: auto, cpu, reference or wgpu[:adapter].")] = "auto",
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]PATH", help="GGUF file or Hugging Face folder; may be repeated.")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="What computes: auto, cpu, reference or wgpu[:adapter].")] = None,
     gpu_memory: Annotated[str | None, typer.Option(help="Cap of what wgpu takes of the GPU, e.g. 2GiB.")] = None,
-    name: Annotated[str | None, typer.Option(help="Model name that clients ask for.")] = None,
-    host: Annotated[str, typer.Option(help="Address; another than loopback needs UNDERSTUDY_API_KEY.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")] = 8000,
+    gpu_frame_ms: Annotated[
+        float | None, typer.Option(min=0.1, help="Milliseconds of the GPU in a frame of 1/60 s; default: all.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(envvar="NIM_SERVED_MODEL_NAME", help="Name of the first model, where PATH has none.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address; another than 127.0.0.1 needs a key.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, envvar="NIM_SERVER_PORT", help="TCP port; 0: any free; [8000]")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="File of API keys that understudy key new wrote.")] = None,
+    log: Annotated[str | None, typer.Option(help="Log lines: text, or json.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with these options and rarer ones.")] = None,
 ) -> None:
-    """Serve the model over HTTP as OpenAI's API; clients' key: UNDERSTUDY_API_KEY."""
-    from understudy.quantization.plan import parse_bytes
-    from understudy.server import create_app, load_served_model, run_server
+    """Serve models over HTTP as OpenAI's API; clients' key: UNDERSTUDY_API_KEY, or --keys."""
+    from understudy.server import KeyRing, ServerOptions, create_app, run_server, set_up_log
 
-    key = os.environ.get("UNDERSTUDY_API_KEY") or None
-    gpu_bytes = None if gpu_memory is None else parse_bytes(gpu_memory)
-    served = load_served_model(model, name=name, backend=backend, gpu_bytes=gpu_bytes)
-    try:
-        run_server(
-            create_app(served, api_key=key),
-            host,
-            port,
-            ready=lambda url: typer.echo(f"{served.name} answers at {url}/v1 ({'key asked' if key else 'no key'})"),
-        )
-    finally:
-        served.engine.close()
+    options = ServerOptions.read(config) if config else ServerOptions()
+    given = {
+        "models": _named(model),
+        "backend": backend,
+        "gpu_memory": gpu_memory,
+        "gpu_frame_ms": gpu_frame_ms,
+        "host": host,
+        "port": port,
+        "keys": keys,
+        "log": log,
+    }
+    chosen = _from_environment(os.environ) | {word: value for word, value in given.items() if value is not None}
+    options = dataclasses.replace(options, **chosen)
+    ring = KeyRing.read(options.keys) if options.keys else None
+    models = _models(options, name)
+    app = create_app(*models, api_key=os.environ.get("UNDERSTUDY_API_KEY") or None, keys=ring, options=options)
+    set_up_log(options.log)
+    names = ", ".join(served.name for served in models)
+    asked = "key asked" if len(app.state.keys) else "no key"
+    run_server(app, options.host, options.port, ready=lambda url: typer.echo(f"{names} at {url}/v1 ({asked})"))
+
+
+def _named(models: list[str] | None) -> dict[str, Path] | None:
+    """Paths by the name that stands before them, or the file's."""
+    if not models:
+        return None
+    named: dict[str, Path] = {}
+    for text in models:
+        name, separator, rest = text.partition("=")
+        path = Path(rest) if separator and not Path(text).exists() else Path(text)
+        name = name if separator and not Path(text).exists() else path.stem
+        if name in named:
+            raise ServeError(f"Two models have the name {name!r}; name them apart: --model NAME=PATH.")
+        named[name] = path
+    return named
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What NVIDIA's NIM containers are told by the same variables."""
+    chosen: dict[str, Any] = {}
+    if path := environment.get("NIM_MODEL_PATH"):
+        chosen["models"] = _named([path])
+    if environment.get("NIM_JSONL_LOGGING", "").lower() in ("1", "true"):
+        chosen["log"] = "json"
+    if origins := environment.get("NIM_CORS_ALLOW_ORIGINS"):
+        chosen["cors_origins"] = tuple(origin.strip() for origin in origins.split(","))
+    mode = environment.get("NIM_SSL_MODE", "DISABLED").upper()
+    if mode == "TLS":
+        certificate, key = environment.get("NIM_SSL_CERTS_PATH"), environment.get("NIM_SSL_KEY_PATH")
+        if not (certificate and key):
+            raise ServeError("NIM_SSL_MODE=TLS needs NIM_SSL_CERTS_PATH and NIM_SSL_KEY_PATH, two PEM files.")
+        chosen |= {"tls_certificate": Path(certificate), "tls_key": Path(key)}
+    elif mode != "DISABLED":
+        raise ServeError(f"NIM_SSL_MODE must be TLS or DISABLED, got {mode!r}; put nginx before the server for more.")
+    return chosen
+
+
+def _models(options: "ServerOptions", name: str | None) -> "list[ServedModel]":
+    from understudy.model.gpu_limits import GpuLimits
+    from understudy.quantization.plan import parse_bytes
+    from understudy.server import ServedModel
+
+    memory = None if options.gpu_memory is None else parse_bytes(options.gpu_memory)
+    how = {"backend": options.backend, "gpu": GpuLimits(memory_bytes=memory, frame_ms=options.gpu_frame_ms)}
+    models = [ServedModel.at(path, name=own, **how) for own, path in options.models.items()]
+    if not models:
+        return [ServedModel.at(None, name=name, **how)]
+    if name is not None:
+        (_, path), *_ = options.models.items()
+        models[0] = ServedModel.at(path, name=name, **how)
+    return models

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from understudy.errors import DeviceLostError, GpuError, GpuMemoryError
 from understudy.kernels.gpu_adapters import Adapter, find_handle, wgpu_module
 
-__all__ = ["Dispatch", "GpuBuffer", "GpuDevice", "Kernel"]
+__all__ = ["Dispatch", "GpuBuffer", "GpuDevice", "Kernel", "Schedule"]
 
 _UPLOAD_BYTES = 8 << 20
 _LIMITS = {
@@ -65,6 +65,19 @@ class Dispatch:
     kernel: Kernel
     group: Any
     buffers: Mapping[int, GpuBuffer]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """Dispatches that were checked; made by `GpuDevice.schedule`.
+
+    Attributes:
+        calls: pipeline, bind group and workgroups of each, as wgpu's C functions take them.
+        dispatches: what they belong to, kept alive.
+    """
+
+    calls: tuple[tuple[Any, Any, int, int], ...]
+    dispatches: tuple[Dispatch, ...]
 
 
 class GpuDevice:
@@ -222,20 +235,31 @@ class GpuDevice:
             group = self._device.create_bind_group(layout=kernel.handle.get_bind_group_layout(0), entries=entries)
         return Dispatch(kernel, group, seen)
 
-    def submit(self, runs: Sequence[tuple[Dispatch, tuple[int, int]]]) -> None:
-        """Run dispatches in order, each after all writes of those before; does not wait.
+    def schedule(self, runs: Sequence[tuple[Dispatch, tuple[int, int]]]) -> "Schedule":
+        """Check dispatches and get them ready to be submitted again and again.
 
         Args:
-            runs: what, and how many workgroups in x and y.
+            runs: what, in order, and how many workgroups in x and y; each runs after all writes of those before.
 
         Raises:
             GpuError: too many workgroups.
-            DeviceLostError: the device is gone.
         """
+        calls = []
         for dispatch, size in runs:
             if not all(0 < n <= self.adapter.max_workgroups for n in size):
-                raise GpuError(f"{dispatch.kernel.label} would run {size} workgroups; the limit is "
-                               f"{self.adapter.max_workgroups} a dimension.")  # fmt: skip
+                raise GpuError(
+                    f"{dispatch.kernel.label} would run {size} workgroups; the limit is "
+                    f"{self.adapter.max_workgroups} a dimension."
+                )
+            calls.append((dispatch.kernel.handle._internal, dispatch.group._internal, *size))
+        return Schedule(tuple(calls), tuple(dispatch for dispatch, _ in runs))
+
+    def submit(self, schedule: "Schedule", part: slice = slice(None)) -> None:
+        """Run a schedule, or a stretch of it; does not wait.
+
+        Raises:
+            DeviceLostError: the device is gone.
+        """
         lib, null = _raw_library()
         set_pipeline = lib.wgpuComputePassEncoderSetPipeline
         set_group = lib.wgpuComputePassEncoderSetBindGroup
@@ -245,11 +269,11 @@ class GpuDevice:
             compute = encoder.begin_compute_pass()
             raw = compute._internal
             last = None
-            for dispatch, (x, y) in runs:
-                if dispatch.kernel is not last:
-                    set_pipeline(raw, dispatch.kernel.handle._internal)
-                    last = dispatch.kernel
-                set_group(raw, 0, dispatch.group._internal, 0, null)
+            for pipeline, group, x, y in schedule.calls[part]:
+                if pipeline is not last:
+                    set_pipeline(raw, pipeline)
+                    last = pipeline
+                set_group(raw, 0, group, 0, null)
                 run(raw, x, y, 1)
             compute.end()
             self._device.queue.submit([encoder.finish()])

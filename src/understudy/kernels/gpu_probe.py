@@ -113,7 +113,7 @@ def is_right(device: GpuDevice, variant: Variant) -> bool:
     y = device.buffer(_TOKENS * padded(_ROWS) * 4, "probe")
     matrix = upload_matrix(device, [raw], StorageType.Q8_0, [_ROWS], _COLS, "probe")
     made = matmul(device, matrix, device.upload(x, "probe"), y, device.upload(words, "probe"), layout, variant=variant)
-    device.submit([made.run(_TOKENS)])
+    device.submit(device.schedule([made.run(_TOKENS)]))
     found = device.read(y).view(np.float32).reshape(_TOKENS, -1)[:, :_ROWS]
     taken = rounded_activations(x, StorageType.Q8_0) if variant.has_dp4a else x
     expected = taken @ dequantize(raw, StorageType.Q8_0, (_ROWS, _COLS)).T

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from understudy.errors import EngineError, GpuError, GpuMemoryError
 from understudy.kernels.gpu_probe import find_gpu
 from understudy.model.config import NemotronConfig
+from understudy.model.gpu_limits import GpuLimits
 from understudy.model.native_backend import CpuBackend, why_not_native
 from understudy.model.transformer import ReferenceBackend
 from understudy.model.weights import Weight
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_backend(
-    config: NemotronConfig, weights: Mapping[str, Weight], name: str = "auto", *, gpu_bytes: int | None = None
+    config: NemotronConfig, weights: Mapping[str, Weight], name: str = "auto", *, gpu: GpuLimits | None = None
 ) -> CpuBackend | ReferenceBackend | WgpuBackend:
     """Load weights into a backend.
 
@@ -29,7 +30,7 @@ def open_backend(
         name: "cpu" (compiled kernels), "reference" (NumPy), "wgpu" (the best GPU) or "wgpu:" and part of an adapter's
             name, or "auto": the compiled kernels where they can run the model, and NumPy where not. Where no GPU can
             be used, "auto" runs the model, and the log says why, as it does for NumPy.
-        gpu_bytes: cap of all that "wgpu" takes of the GPU's memory; None for what it has.
+        gpu: what "wgpu" may take of the GPU's memory and time.
 
     Raises:
         EngineError: no such backend, "cpu" cannot run this model, or the GPU's memory holds not one layer of it.
@@ -39,8 +40,8 @@ def open_backend(
         raise EngineError(f"There is no backend {name!r}; choose from {', '.join(BACKENDS)}.")
     if kind == "wgpu":
         try:
-            gpu = find_gpu(wanted)
-            return WgpuBackend(config, weights, gpu.adapter, variant=gpu.variant, budget_bytes=gpu_bytes)
+            found = find_gpu(wanted)
+            return WgpuBackend(config, weights, found.adapter, variant=found.variant, limits=gpu)
         except GpuMemoryError:
             raise
         except GpuError as error:

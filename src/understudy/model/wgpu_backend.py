@@ -14,6 +14,7 @@ from understudy.kernels.gpu_device import GpuDevice
 from understudy.kernels.gpu_matmul import Variant
 from understudy.model.blocks import BlockPool
 from understudy.model.config import NemotronConfig
+from understudy.model.gpu_limits import GpuLimits, Pace
 from understudy.model.memory import MemoryFigures
 from understudy.model.native_backend import CpuBackend
 from understudy.model.transformer import ForwardStep, check_step
@@ -50,7 +51,7 @@ class WgpuBackend:
         adapter: Adapter,
         *,
         variant: Variant | None = None,
-        budget_bytes: int | None = None,
+        limits: GpuLimits | None = None,
         kv_bits: int | None = None,
         cache_tokens: int | None = None,
     ) -> None:
@@ -61,7 +62,7 @@ class WgpuBackend:
             weights: all tensors; kept, for a device may get lost. The input table stays in its file.
             adapter: where to.
             variant: abilities that the kernels use; None for none but the core's.
-            budget_bytes: cap of everything on the GPU.
+            limits: memory, time and rate; None for none but the default length of a submission.
             kv_bits: bits of a cached value, 8 or 16; None takes 16 where a whole context stays below 64 MiB.
             cache_tokens: of all sequences together; None for four contexts, or one where there is a budget.
 
@@ -75,13 +76,15 @@ class WgpuBackend:
                 f"{config.head_dim}; use --backend cpu."
             )
         self.config = config
+        self._limits = limits or GpuLimits()
+        self._pace = Pace(self._limits)
         self.adapter = adapter
         self.variant = variant or Variant()
         self.plan, self._layout = plan_gpu(
             config,
             {name: weight.kind for name, weight in weights.items()},
             {name: weight.shape for name, weight in weights.items()},
-            budget_bytes=budget_bytes,
+            budget_bytes=self._limits.memory_bytes,
             kv_bits=kv_bits,
             cache_tokens=cache_tokens,
         )
@@ -128,6 +131,10 @@ class WgpuBackend:
         """Bytes allocated on the GPU."""
         return self._device.num_bytes
 
+    def num_submissions(self) -> int:
+        """Pieces in which work was handed to the GPU since it was opened."""
+        return self._model.num_submissions
+
     def num_dispatches(self) -> int:
         """Dispatches of one token."""
         return self._model.num_dispatches()
@@ -147,6 +154,7 @@ class WgpuBackend:
                 vocabulary, a step is empty, or the GPU was lost twice.
         """
         caches = [self._checked_cache(step) for step in batch]
+        self._pace.hold_back(sum(len(step.token_ids) for step in batch))
         try:
             return self._run(batch, caches)
         except DeviceLostError as error:
@@ -159,7 +167,9 @@ class WgpuBackend:
         """Open the device, fill it, and start with empty caches."""
         self._device = GpuDevice(self.adapter, max_bytes=self.plan.budget_bytes)
         try:
-            self._model = GpuModel(self._device, self.config, self._weights, self.plan, self._layout, self.variant)
+            self._model = GpuModel(
+                self._device, self.config, self._weights, self.plan, self._layout, self.variant, self._pace
+            )
         except GpuError:
             self._device.close()
             raise

@@ -1,14 +1,15 @@
 """A model's layers on an opened GPU: weights, cache, buffers, and the dispatches of a pass."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from understudy.kernels.gpu_attention import attention, cache_block_bytes, pieces_bytes, turns
-from understudy.kernels.gpu_device import Dispatch, GpuBuffer, GpuDevice
+from understudy.kernels.gpu_device import Dispatch, GpuBuffer, GpuDevice, Schedule
 from understudy.kernels.gpu_formats import gpu_bytes
 from understudy.kernels.gpu_matmul import (
     GpuMatrix,
@@ -21,6 +22,7 @@ from understudy.kernels.gpu_matmul import (
     upload_matrix,
 )
 from understudy.model.config import NemotronConfig
+from understudy.model.gpu_limits import Pace
 from understudy.model.mapped_file import drop_pages
 from understudy.model.weights import Weight
 from understudy.model.wgpu_plan import GpuPlan, attention_shape, layer_matrices
@@ -28,6 +30,7 @@ from understudy.model.wgpu_plan import GpuPlan, attention_shape, layer_matrices
 __all__ = ["GpuModel", "Pass"]
 
 _F32 = npt.NDArray[np.float32]
+_MAX_SCHEDULES = 256
 _Run = tuple[Dispatch, tuple[int, int]]
 
 
@@ -66,6 +69,7 @@ class GpuModel:
         plan: what is here.
         layout: of a pass's words.
         num_blocks: of the cache.
+        num_submissions: pieces in which work was handed over so far.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class GpuModel:
         plan: GpuPlan,
         layout: PassLayout,
         variant: Variant,
+        pace: Pace,
     ) -> None:
         """Copy weights to the GPU and prepare every dispatch.
 
@@ -84,6 +89,10 @@ class GpuModel:
             GpuError: the driver refuses a kernel.
         """
         self.plan, self.layout, self._config, self._device, self._variant = plan, layout, config, device, variant
+        self._pace = pace
+        self.num_submissions = 0
+        self._schedules: dict[tuple[str, int, int], tuple[Schedule, list[int]]] = {}
+        self._weight_bytes: dict[Dispatch, int] = {}
         self._tiles = (1, token_tile(device.adapter))
         self.num_blocks = plan.cache_tokens // 32
         self._shape = attention_shape(config, plan.kv_bits)
@@ -110,8 +119,7 @@ class GpuModel:
 
     def num_dispatches(self) -> int:
         """Dispatches of one token, from its row of the input table to its logits."""
-        a_pass = Pass(positions=(0,), sequences=(0,), tables=((0,),))
-        return len(self._layer_runs(a_pass, 1)) + len(self._head.get(1, ()))
+        return len(self._layer_runs(1, 1)) + len(self._head.get(1, ()))
 
     def layers(self, a_pass: Pass, x: _F32) -> None:
         """Submit a pass over all layers here; does not wait.
@@ -123,7 +131,8 @@ class GpuModel:
         words, num_items = self._words(a_pass)
         self._device.write(self._buffers["words"], words)
         self._device.write(self._buffers["x"], self._wide(x))
-        self._device.submit(self._layer_runs(a_pass, num_items))
+        count = a_pass.num_tokens
+        self._run(("layers", count, num_items), functools.partial(self._layer_runs, count, num_items))
 
     def logits(self, rows: Sequence[int]) -> _F32:
         """Logits of some of the last pass's tokens: (rows, V)."""
@@ -133,7 +142,7 @@ class GpuModel:
             self._device.write(self._buffers["words"], np.array([len(part)], np.uint32), offset=8)
             at = self.layout.places["WANTED_AT"]
             self._device.write(self._buffers["words"], np.asarray(part, np.uint32), offset=4 * at)
-            self._device.submit([m.run(len(part)) for m in self._head[self._tile(len(part))]])
+            self._run(("head", len(part), 0), functools.partial(self._head_runs, len(part)))
             raw = self._device.read(self._logits, len(part) * self._config.vocab_size * 4)
             found.append(raw.view(np.float32).reshape(len(part), -1))
         return np.concatenate(found) if found else np.empty((0, self._config.vocab_size), np.float32)
@@ -180,14 +189,24 @@ class GpuModel:
         words[places["ITEMS_AT"] :][: 2 * num_items] = items.reshape(-1)
         return words, num_items
 
-    def _layer_runs(self, a_pass: Pass, num_items: int) -> list[_Run]:
-        count, tile = a_pass.num_tokens, self._tile(a_pass.num_tokens)
-        shape = self._shape
-        grids = (
-            (count, shape.num_heads + shape.num_kv_heads),
-            (num_items, shape.num_kv_heads),
-            (count, shape.num_heads),
+    def _run(self, key: tuple[str, int, int], runs: Callable[[], list[_Run]]) -> None:
+        """Submit a schedule, which is made when it is first asked for, at the pace that the limits allow."""
+        found = self._schedules.get(key)
+        if found is None:
+            made = runs()
+            if len(self._schedules) >= _MAX_SCHEDULES:
+                self._schedules.clear()
+            sizes = [self._weight_bytes.get(dispatch, 0) for dispatch, _ in made]
+            found = self._schedules[key] = self._device.schedule(made), sizes
+        schedule, num_bytes = found
+        self.num_submissions += self._pace.run(
+            num_bytes, lambda part: self._device.submit(schedule, part), self._device.wait
         )
+
+    def _layer_runs(self, count: int, num_items: int) -> list[_Run]:
+        shape, tile = self._shape, self._tile(count)
+        heads, kv_heads = shape.num_heads, shape.num_kv_heads
+        grids = ((count, heads + kv_heads), (num_items, kv_heads), (count, heads))
         runs: list[_Run] = []
         for layer in self._layers:
             matmuls = layer.matmuls[tile]
@@ -195,6 +214,9 @@ class GpuModel:
             runs += zip(layer.attention, grids, strict=True)
             runs += [m.run(count) for use, m in matmuls if use != "qkv"]
         return runs
+
+    def _head_runs(self, count: int) -> list[_Run]:
+        return [matmul.run(count) for matmul in self._head[self._tile(count)]]
 
     def _load_layer(self, weights: Mapping[str, Weight], number: int) -> _Layer:
         prefix, buffers = f"model.layers.{number}", self._buffers
@@ -251,7 +273,10 @@ class GpuModel:
     def _matmul(self, matrix: GpuMatrix, *, x: GpuBuffer, y: GpuBuffer, **way: Any) -> Matmul:
         if way.get("norm") is not None:
             way["eps"] = self._config.norm_eps
-        return matmul(self._device, matrix, x, y, self._buffers["words"], self.layout, variant=self._variant, **way)
+        words, variant = self._buffers["words"], self._variant
+        made = matmul(self._device, matrix, x, y, words, self.layout, variant=variant, **way)
+        self._weight_bytes[made.dispatch] = made.num_bytes
+        return made
 
     def _upload(self, stack: Sequence[Weight], label: str) -> GpuMatrix:
         matrix = upload_matrix(

@@ -14,6 +14,7 @@ from understudy.errors import RequestError
 from understudy.model.backends import open_backend
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
+from understudy.model.gpu_limits import GpuLimits
 from understudy.npc.card import Card, find_card
 from understudy.npc.fingerprint import ModelFingerprint
 from understudy.npc.lorebook import Lorebook
@@ -59,20 +60,20 @@ class Model:
     is_embedded: bool = False
 
     @classmethod
-    def load(cls, path: Path | None = None, *, backend: str = "auto", gpu_bytes: int | None = None) -> Self:
+    def load(cls, path: Path | None = None, *, backend: str = "auto", gpu: GpuLimits | None = None) -> Self:
         """Load a GGUF file, a Hugging Face folder, or (None) the embedded model.
 
         Args:
             path: the file or folder.
             backend: "cpu", "reference", "wgpu", or "auto" (see `model.backends.open_backend`).
-            gpu_bytes: cap of the GPU's memory that "wgpu" takes; None for what it has.
+            gpu: what "wgpu" may take of the GPU's memory and time.
 
         Raises:
             ModelFileError: the file is missing, damaged or foreign.
             EngineError: the backend does not exist or cannot run the model.
         """
         files = load_model(path or embedded_model_path())
-        opened = open_backend(files.config, files.weights, backend, gpu_bytes=gpu_bytes)
+        opened = open_backend(files.config, files.weights, backend, gpu=gpu)
         return cls(
             files=files,
             backend=opened,

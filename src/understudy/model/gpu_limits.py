@@ -1,0 +1,109 @@
+"""What a game allows a model on its GPU, and how a pass is cut to keep to it."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+__all__ = ["GpuLimits", "Pace"]
+
+_FRAME_MS = 1000 / 60
+_FIRST_RATE = 20e9  # bytes a second: a slow GPU's, until the first passes were timed
+_DISPATCH_BYTES = 100_000  # what starting a kernel costs, in bytes read
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GpuLimits:
+    """Limits of the wgpu backend.
+
+    Attributes:
+        memory_bytes: cap of all that is allocated; None for what the GPU has.
+        submission_ms: longest time that work handed over in one piece may hold the GPU; one kernel is never cut.
+        frame_ms: GPU milliseconds in a frame of 1/60 s; None for all of them.
+        tokens_per_s: read and written, all sequences together; None for no limit.
+
+    Raises:
+        ValueError: a limit is not above 0.
+    """
+
+    memory_bytes: int | None = None
+    submission_ms: float = 4.0
+    frame_ms: float | None = None
+    tokens_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value!r}.")
+
+
+class Pace:
+    """Cuts passes by what they will probably take, learns from what they took, and rests in between."""
+
+    def __init__(
+        self,
+        limits: GpuLimits,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Start without having measured anything.
+
+        Args:
+            limits: what is allowed.
+            clock: seconds.
+            sleep: waits so many.
+        """
+        self._limits, self._clock, self._sleep = limits, clock, sleep
+        self._rate = _FIRST_RATE
+        self._next_token_at = 0.0
+
+    def cut(self, num_bytes: Sequence[int]) -> list[slice]:
+        """Stretches of dispatches, each one submission.
+
+        Args:
+            num_bytes: that each dispatch reads of weights.
+        """
+        most = self._limits.submission_ms / 1000 * self._rate
+        parts, start, total = [], 0, 0
+        for place, size in enumerate(num_bytes):
+            cost = size + _DISPATCH_BYTES
+            if place > start and total + cost > most:
+                parts.append(slice(start, place))
+                start, total = place, 0
+            total += cost
+        return [*parts, slice(start, len(num_bytes))]
+
+    def run(self, num_bytes: Sequence[int], submit: Callable[[slice], None], wait: Callable[[], None]) -> int:
+        """Submit a pass piece by piece, as the limits ask; returns the number of submissions.
+
+        A pass in one piece is not waited for where all of the GPU may be used.
+
+        Args:
+            num_bytes: that each dispatch reads of weights.
+            submit: hands a stretch over.
+            wait: returns when all is done.
+        """
+        parts = self.cut(num_bytes)
+        share = None if self._limits.frame_ms is None else min(1.0, self._limits.frame_ms / _FRAME_MS)
+        if len(parts) == 1 and share is None:
+            submit(parts[0])
+            return 1
+        for part in parts:
+            began = self._clock()
+            submit(part)
+            wait()
+            took = self._clock() - began
+            cost = sum(num_bytes[part]) + _DISPATCH_BYTES * (part.stop - part.start)
+            self._rate += 0.2 * (cost / max(took, 1e-6) - self._rate)
+            if share is not None and share < 1:
+                self._sleep(took * (1 / share - 1))
+        return len(parts)
+
+    def hold_back(self, num_tokens: int) -> None:
+        """Wait until so many more tokens are allowed."""
+        if self._limits.tokens_per_s is None:
+            return
+        now = self._clock()
+        if self._next_token_at > now:
+            self._sleep(self._next_token_at - now)
+        self._next_token_at = max(now, self._next_token_at) + num_tokens / self._limits.tokens_per_s
