@@ -197,6 +197,27 @@ async def test_a_card_from_outside(client: httpx.AsyncClient, stage: "Stage") ->
     assert "You are Vex" in stage.prompts[0]
 
 
+async def test_a_cards_own_lorebook_is_told_of(client: httpx.AsyncClient) -> None:
+    entry = {"extensions": {}, "enabled": True, "insertion_order": 1}
+    book = {
+        "extensions": {},
+        "entries": [
+            {**entry, "keys": ["cable"], "content": "Cables are blue."},
+            *({**entry, "keys": [f"word{n}"], "content": "Never."} for n in range(40)),
+        ],
+    }
+    data = {"name": "Vex", "description": "", "character_book": book}
+    where = await make(client, character=None, card={"spec": "chara_card_v2", "spec_version": "2.0", "data": data})
+    end = (await client.post(f"{where}/say", json={"line": "Which cable?"})).json()
+    why = (await client.get(f"{where}/why")).json()
+    (kept,) = [passage for passage in why["lore"] if passage["kept"]]
+    assert (kept["source"], kept["text"]) == ("lorebook", "Cables are blue.")
+    assert "cable" in kept["why"]
+    assert kept["tokens"] == next(part["tokens"] for part in why["parts"] if part["part"] == "lore") > 0
+    assert sum(part["tokens"] for part in why["parts"]) == end["usage"]["prompt_tokens"]
+    assert 0 < len(why["lore"]) - 1 <= 16
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "param"),
     [
@@ -299,12 +320,14 @@ def test_leaving_stops_the_model(stage: "Stage", url: str) -> None:
             next(lines)
             busy = client.post(f"{where}/say", json={"line": "And?"})
             assert (busy.status_code, busy.json()["error"]["code"]) == (409, "npc_busy")
+            assert client.get(f"{where}/why").json()["error"]["code"] == "npc_silent"
         stage.endless, stage.script = False, "Hello."
         response = client.post(f"{where}/say", json={"line": "Well?"})  # right after: it waits for the end of the other
         assert response.json().get("text") == "Hello.", response.text
         history = client.get(where).json()["history"]
         assert history[1]["content"].startswith("and so on")
         assert [message["content"] for message in history[2:]] == ["Well?", "Hello."]
+        assert client.get(f"{where}/why").json()["line"] == "Well?"
     assert stage.engine.stats().num_running == 0
 
 

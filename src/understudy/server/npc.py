@@ -8,11 +8,12 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from understudy.engine import SamplingParams
+from understudy.engine import Generation, SamplingParams
+from understudy.npc.briefing import Briefing
 from understudy.npc.model import Model
 from understudy.npc.session import Session
 from understudy.npc.world import World
-from understudy.prompt import ToolCall
+from understudy.prompt import Conversation, Message, ToolCall
 from understudy.server.npc_character import prompt_room
 from understudy.server.npc_schema import SayToNpc
 from understudy.server.npc_why import chat_messages, chat_request, lore_trace, prompt_parts
@@ -34,9 +35,13 @@ class _Turn:
     """The last line, for `why`, and when its events came."""
 
     said: SayToNpc
+    model: Model
     sampling: SamplingParams
-    num_before: int
+    history: list[Message]  # before it
     began_s: float
+    shown: Conversation | None = None
+    generation: Generation | None = None
+    briefing: Briefing | None = None
     first_s: float | None = None
     spoke_s: float | None = None  # the first words of the last answer
     last_s: float | None = None
@@ -72,7 +77,6 @@ class Npc:
         """
         self.session = session
         self.created = int(time.time())
-        self._model: Model | None = None
         self._turn: _Turn | None = None
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -117,9 +121,9 @@ class Npc:
         try:
             if self.num_chars > _MAX_CHARS:
                 raise Problem(409, "The conversation is full; save it, or create the character anew.", code="npc_full")
-            turn = _Turn(said, _sampling(said, model.default_sampling), len(self.session.history), time.monotonic())
+            turn = self._new_turn(said, model)
             arrived: asyncio.Queue[Event | None] = asyncio.Queue()
-            self._task = asyncio.create_task(self._take(turn, model, arrived))
+            self._task = asyncio.create_task(self._take(turn, arrived))
             while (event := await arrived.get()) is not None:
                 if not isinstance(event, Finished):
                     yield _told(event)
@@ -154,12 +158,11 @@ class Npc:
         Raises:
             Problem: nothing was said yet.
         """
-        turn, model = self._turn, self._model
-        if turn is None or model is None or not self.session.asked:
+        turn = self._turn
+        if turn is None or turn.generation is None:
             raise Problem(409, "Nothing was said yet; say a line first.", code="npc_silent")
-        shown, generation = self.session.asked[-1]
-        trace = self._trace(self.session, turn, shown, model, model_name, generation.seed)
-        trace["budget"] |= {"cached_tokens": generation.usage.cached_tokens}
+        trace = self._trace(turn, model_name, turn.generation.seed)
+        trace["budget"]["cached_tokens"] = turn.generation.usage.cached_tokens
         return trace
 
     def preview(self, said: SayToNpc, model: Model, model_name: str) -> dict[str, Any]:
@@ -168,21 +171,26 @@ class Npc:
         Raises:
             UnderstudyError: the line is too long, or a value is out of range.
         """
-        turn = _Turn(said, _sampling(said, model.default_sampling), len(self.session.history), 0.0)
+        turn = self._new_turn(said, model)
         session = copy.copy(self.session)  # what the line would do to it is forgotten
-        shown = session.conversation(
+        turn.shown = session.conversation(
             said.line,
             max_prompt_tokens=prompt_room(model, said.max_tokens),
             count=model.count,
             tools=[tool.schema for tool in session.offered_tools],
         )
-        return self._trace(session, turn, shown, model, model_name, said.seed)
+        turn.briefing = session.briefing
+        return self._trace(turn, model_name, said.seed)
 
     def save(self) -> dict[str, Any]:
         """The session document, which `load_npc` reads."""
         return self.session.to_json()
 
-    async def _take(self, turn: _Turn, model: Model, arrived: "asyncio.Queue[Event | None]") -> None:
+    def _new_turn(self, said: SayToNpc, model: Model) -> _Turn:
+        sampling = _sampling(said, model.default_sampling)
+        return _Turn(said, model, sampling, list(self.session.history), time.monotonic())
+
+    async def _take(self, turn: _Turn, arrived: "asyncio.Queue[Event | None]") -> None:
         """Play a turn; None ends its events."""
 
         def hear(event: Event) -> None:
@@ -193,7 +201,7 @@ class Npc:
         begin = asyncio.to_thread(
             self.session.asay,
             turn.said.line,
-            model=model,
+            model=turn.model,
             sampling=turn.sampling,
             max_tokens=turn.said.max_tokens,
             limits=LoopLimits(timeout_s=_CALL_TIMEOUT_S),
@@ -204,7 +212,6 @@ class Npc:
         begun = asyncio.ensure_future(begin)
         try:
             pieces = await asyncio.shield(begun)
-            self._turn, self._model = turn, model
             async with contextlib.aclosing(pieces):
                 async for _ in pieces:
                     pass
@@ -213,6 +220,9 @@ class Npc:
             if not begun.exception():
                 for _, generation in self.session.asked:
                     generation.cancel()
+                turn.shown, turn.generation = self.session.asked[-1]
+                turn.briefing = self.session.briefing
+                self._turn = turn
             arrived.put_nowait(None)
 
     async def _acquire(self) -> None:
@@ -274,14 +284,12 @@ class Npc:
             },
         }
 
-    def _trace(
-        self, session: Session, turn: _Turn, shown: Any, model: Model, model_name: str, seed: int | None
-    ) -> dict[str, Any]:
-        said, history = turn.said, session.history[: turn.num_before]
+    def _trace(self, turn: _Turn, model_name: str, seed: int | None) -> dict[str, Any]:
+        said, model, briefing, shown = turn.said, turn.model, turn.briefing, turn.shown
+        assert briefing is not None
+        assert shown is not None
         parts = prompt_parts(shown, model.count)
         passages = next(part.pop("passages") for part in parts if part["part"] == "lore")
-        briefing = session.briefing
-        assert briefing is not None
         return {
             "object": "npc.why",
             "line": said.line,
@@ -292,7 +300,7 @@ class Npc:
                 "answer_tokens": said.max_tokens,
             },
             "parts": parts,
-            "lore": lore_trace(session, briefing, said.line, history, passages),
+            "lore": lore_trace(self.session, briefing, said.line, turn.history, passages),
             "dropped_exchanges": briefing.num_forgotten,
             "request": chat_request(
                 shown, model=model_name, sampling=turn.sampling, max_tokens=said.max_tokens, seed=seed

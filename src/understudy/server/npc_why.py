@@ -13,7 +13,7 @@ from understudy.prompt.template import tool_function
 
 __all__ = ["chat_messages", "chat_request", "lore_trace", "prompt_parts"]
 
-_MAX_DROPPED = 8
+_MAX_DROPPED = 16
 _NEUTRAL = SamplingParams()
 _OPTIONAL = ("top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 
@@ -77,8 +77,10 @@ def lore_trace(
     """
     called = _called_up(session, line, history)
     lengths = iter(tokens)
-    trace = []
-    for passage in briefing.passages:
+    trace: list[dict[str, Any]] = []
+    kept = [passage for passage in briefing.passages if passage.is_kept]
+    dropped = [passage for passage in briefing.passages if not passage.is_kept]
+    for passage in (*kept, *dropped[:_MAX_DROPPED]):
         found = called.pop(passage.id, None) if passage.source == "world" else None
         told = _passage(passage.source, passage.id, passage.title, passage.text, found)
         trace.append({**told, "kept": passage.is_kept, "why": passage.reason})

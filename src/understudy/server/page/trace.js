@@ -56,19 +56,23 @@ function budget(why) {
 }
 
 function passage(found) {
-  const facts = [`score ${found.score.toFixed(2)}`];
-  if (found.kept) facts.unshift(plural(found.tokens, "token", "tokens"));
+  const facts = [];
+  if (found.kept) facts.push(plural(found.tokens, "token", "tokens"));
+  if (found.score !== undefined) facts.push(`score ${found.score.toFixed(2)}`);
+  if (found.source !== "world") facts.push(found.source);
   return make(
     "li",
     { class: found.kept ? "passage kept" : "passage dropped" },
     make("p", { class: "title" }, make("b", { text: found.title || found.id }), make("span", { class: "quiet", text: facts.join(" · ") })),
-    make("p", { class: "reason" }, found.kept ? "You said " : `Left out: ${found.why}. You said `, ...keys(found.matched)),
-    make("details", {}, make("summary", { text: "Read it" }), make("p", { class: "lore-text", text: found.text })),
+    make("p", { class: "reason" }, ...reason(found)),
+    found.text ? make("details", {}, make("summary", { text: "Read it" }), make("p", { class: "lore-text", text: found.text })) : null,
   );
 }
 
-function keys(matched) {
-  return matched.flatMap((word, at) => [at ? ", " : "", make("mark", { text: word })]);
+function reason(found) {
+  if (!found.matched) return [found.why];
+  const called = ["called up by ", ...found.matched.flatMap((word, at) => [at ? ", " : "", make("mark", { text: word })])];
+  return found.kept ? called : [`${found.why}; `, ...called];
 }
 
 /** What `/v1/npcs/{id}/why` tells, as elements. */
