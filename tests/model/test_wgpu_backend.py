@@ -1,7 +1,9 @@
 """The GPU backend: equal to NumPy, to itself however the work is cut, and through all that goes wrong."""
 
+import dataclasses
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +17,13 @@ from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
 from understudy.model.gpu_limits import GpuLimits
 from understudy.model.native_backend import CpuBackend
+from understudy.model.published import PUBLISHED_SHAPES
+from understudy.model.synthetic import write_synthetic
 from understudy.model.transformer import ReferenceBackend
 from understudy.model.wgpu_backend import WgpuBackend
+from understudy.prompt import MARKERS
 from understudy.testing import tiny_model
+from understudy.tokenizer.byte_level import byte_level_definition
 
 pytestmark = pytest.mark.gpu
 
@@ -200,7 +206,7 @@ def compare_with_the_cpu(adapter: Adapter, num_prompts: int, num_tokens: int) ->
 
 @pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
 def test_the_embedded_model_says_what_it_says_on_the_cpu(adapter: Adapter) -> None:
-    assert max(compare_with_the_cpu(adapter, 2, 8)) <= 1e-3
+    assert max(compare_with_the_cpu(adapter, 1, 6)) <= 1e-3
 
 
 @pytest.mark.slow
@@ -209,3 +215,25 @@ def test_the_embedded_model_says_what_it_says_on_the_cpu_on_fifty_prompts(adapte
     found = compare_with_the_cpu(adapter, 50, 24)
     print(f"{sum(d > 0 for d in found)} of {len(found)} differ, at ties within {max(found):.1e}")
     assert max(found) <= 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_type", ["q4_k_q6_k"])
+def test_a_layer_and_the_head_of_the_4b(adapter: Adapter, tmp_path: Path, file_type: str) -> None:
+    config = dataclasses.replace(PUBLISHED_SHAPES["nemotron-mini-4b"], num_hidden_layers=1)
+    definition = byte_level_definition(("<pad>", "<unk>", "<s>", "</s>", *MARKERS), vocab_size=config.vocab_size)
+    write_synthetic(tmp_path / "one.gguf", config, definition, file_type=file_type)
+    files = load_model(tmp_path / "one.gguf")
+    gpu = WgpuBackend(files.config, files.weights, adapter, cache_tokens=64)
+    slabs = gpu.num_dispatches() - 7
+    assert slabs > 1
+    assert 32 * 7 + slabs <= 230
+    steps = [[1000], [2000, 30000, 7]]
+    cache, exact = gpu.new_cache(), ReferenceBackend(files.config, files.weights)
+    other = exact.new_cache()
+    for ids in steps:
+        expected = exact.forward([Step(other, ids)])[0]
+        got = gpu.forward([Step(cache, ids)])[0]
+        assert got.argmax() == expected.argmax()
+        np.testing.assert_allclose(got, expected, atol=0.02 * expected.std())  # keys and values have 8 bits
+    gpu.close()
