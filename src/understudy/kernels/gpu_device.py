@@ -326,10 +326,10 @@ class GpuDevice:
             yield
         except self._wgpu.GPUError as error:
             text = _gist(error)
-            if "lost" in str(error).lower() or "is invalid" in str(error).lower():
+            if "device is lost" in str(error).lower():
                 self._is_lost = True
                 raise DeviceLostError(f"The graphics adapter {self.adapter} was lost while {doing}: {text}.") from error
-            if isinstance(error, self._wgpu.GPUOutOfMemoryError) or "memory" in str(error).lower():
+            if isinstance(error, self._wgpu.GPUOutOfMemoryError) or "out of memory" in str(error).lower():
                 raise GpuMemoryError(f"{self.adapter} has no memory left ({doing}): {text}.") from error
             raise GpuError(f"{self.adapter} refused ({doing}): {text}.") from error
 
