@@ -152,16 +152,20 @@ class Npc:
         result.set_result(content)
         return True
 
-    def why(self, model_name: str) -> dict[str, Any]:
-        """What the model was shown for the last line, and why; slow: it reads the prompt again.
+    async def why(self, model_name: str) -> dict[str, Any]:
+        """What the model was shown for the last line that ended, and why; a line that was just stopped is waited for.
 
         Raises:
             Problem: nothing was said yet.
         """
+        with contextlib.suppress(Problem):  # still speaking: then of the line before
+            await self._acquire()
+            self._lock.release()
         turn = self._turn
         if turn is None or turn.generation is None:
             raise Problem(409, "Nothing was said yet; say a line first.", code="npc_silent")
-        trace = self._trace(turn, model_name, turn.generation.seed)
+        # It reads the prompt again; health probes must not wait for it.
+        trace = await asyncio.to_thread(self._trace, turn, model_name, turn.generation.seed)
         trace["budget"]["cached_tokens"] = turn.generation.usage.cached_tokens
         return trace
 

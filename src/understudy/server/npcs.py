@@ -289,7 +289,7 @@ def _add_talk(app: FastAPI, house: NpcHouse, served: ServedModel) -> None:
 
     @app.get("/v1/npcs/{npc_id}/why", summary="Tell what the last answer was made from")
     async def why(npc_id: str, request: Request) -> Response:
-        return JsonResponse(await asyncio.to_thread(house.get(npc_id, _owner(request)).why, served.name))
+        return JsonResponse(await house.get(npc_id, _owner(request)).why(served.name))
 
     @app.post("/v1/npcs/{npc_id}/why", openapi_extra=_body_of(SayToNpc), summary="Tell it of a line not yet said")
     async def preview(npc_id: str, request: Request) -> Response:
