@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-BESIDE = {"benchmarks", "browser", "golden", "integration", "policy"}
+BESIDE = {"benchmarks", "browser", "clients", "golden", "integration", "policy"}
 
 
 def test_every_test_file_names_a_module(python: dict[Path, object], sources: dict[Path, object]) -> None:
