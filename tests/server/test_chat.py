@@ -1,8 +1,12 @@
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+
+from understudy.prompt import Conversation, Message
+from understudy.server import ServerOptions
 
 if TYPE_CHECKING:
     from conftest import Stage
@@ -159,13 +163,43 @@ async def test_a_failing_model_is_a_500(client: httpx.AsyncClient, body: "Body",
         assert "backend failed" in response.json()["error"]["message"]
 
 
-async def test_too_many_waiting(
-    client: httpx.AsyncClient, body: "Body", stage: "Stage", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("understudy.server.chat._MAX_WAITING", 0)
+async def test_too_many_waiting(client: httpx.AsyncClient, body: "Body", stage: "Stage") -> None:
+    stage.served.options = ServerOptions(max_waiting=1)
+    stage.gate.clear()
+    first = [asyncio.create_task(client.post(CHAT, json=body(n=8))) for _ in range(3)]
+    while not stage.engine.stats().num_waiting:
+        await asyncio.sleep(0.005)
     response = await client.post(CHAT, json=body())
+    stage.gate.set()
     assert (response.status_code, response.headers["retry-after"]) == (429, "1")
     assert response.json()["error"]["code"] == "rate_limit_exceeded"
+    for task in first:
+        task.cancel()
+    await asyncio.wait(first)
+
+
+async def test_a_deadline_ends_an_answer(client: httpx.AsyncClient, body: "Body", stage: "Stage") -> None:
+    stage.served.options = ServerOptions(max_request_s=0.3)
+    stage.script, stage.endless = "tick ", True
+    response = await client.post(CHAT, json=body())
+    assert response.json()["choices"][0]["finish_reason"] == "length"
+    assert response.json()["choices"][0]["message"]["content"].startswith("tick")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_deadline_before_the_first_word(
+    client: httpx.AsyncClient, body: "Body", stage: "Stage", stream: bool
+) -> None:
+    stage.served.options = ServerOptions(max_request_s=0.05)
+    stage.gate.clear()
+    busy = stage.served.model.generate(Conversation(messages=(Message(role="user", content="Hi"),)))
+    task = asyncio.create_task(client.post(CHAT, json=body(stream=stream)))
+    await asyncio.sleep(0.3)
+    stage.gate.set()
+    response = await task
+    busy.cancel()
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert response.json()["error"]["code"] == "deadline_exceeded"
 
 
 async def test_fields_that_nobody_knows_are_named(client: httpx.AsyncClient, body: "Body") -> None:

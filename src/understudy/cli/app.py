@@ -14,6 +14,7 @@ from understudy.cli.distill import distill
 from understudy.cli.doctor import doctor
 from understudy.cli.evaluate import evaluate
 from understudy.cli.finetune import finetune
+from understudy.cli.key import key
 from understudy.cli.lore import lore
 from understudy.cli.make import make
 from understudy.cli.memory import memory
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.command()(chat)
 app.command()(serve)
+app.add_typer(key, name="key")
 app.command()(doctor)
 app.command()(plan)
 app.command()(pull)

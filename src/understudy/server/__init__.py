@@ -1,7 +1,19 @@
 """The model over HTTP, as OpenAI's chat API and NVIDIA's NIM answer."""
 
 from understudy.server.app import create_app
+from understudy.server.keys import KeyRing, write_new_key
 from understudy.server.listen import run_server
+from understudy.server.log_lines import set_up_log
+from understudy.server.options import ServerOptions
 from understudy.server.served import ServedModel, load_served_model
 
-__all__ = ["ServedModel", "create_app", "load_served_model", "run_server"]
+__all__ = [
+    "KeyRing",
+    "ServedModel",
+    "ServerOptions",
+    "create_app",
+    "load_served_model",
+    "run_server",
+    "set_up_log",
+    "write_new_key",
+]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from understudy.engine import Generation
 from understudy.errors import UnderstudyError
 from understudy.server.logprobs import WordLogprobs
-from understudy.server.problem import problem_of
+from understudy.server.problem import Problem, problem_of
 from understudy.server.reading import CallPart, Reader, WordsReader
 
 __all__ = ["Answers", "Delta"]
@@ -109,7 +109,9 @@ class Answers:
             reason: str | None = chunk.finish_reason
             words, parts = self._readers[index].read(chunk.text, is_final=reason is not None)
             has_called = has_called or any(part.is_last for part in parts)
-            if reason == "stop" and has_called:
+            if reason == "deadline":
+                reason = self._out_of_time(index)
+            elif reason == "stop" and has_called:
                 reason = self._called
             if self._logprobs:
                 entries += self._logprobs[index].read(chunk)
@@ -117,11 +119,24 @@ class Answers:
                 arrived.put_nowait(Delta(index, words, parts, reason, tuple(entries)))
                 entries = []
 
+    def _out_of_time(self, index: int) -> str:
+        """The reason of an answer that its deadline cut."""
+        if self._generations[index].usage.completion_tokens:
+            return "length"
+        raise Problem(
+            503,
+            "The server had no time for this request before its deadline; send it again later.",
+            type="server_error",
+            code="deadline_exceeded",
+            headers={"retry-after": "5"},
+        )
+
     async def whole(self) -> dict[str, Any]:
         """The complete answer.
 
         Raises:
             EngineError: a generation failed.
+            Problem: its deadline came before its first word.
         """
         texts = [""] * len(self._generations)
         parts: list[list[CallPart]] = [[] for _ in texts]
@@ -151,6 +166,7 @@ class Answers:
 
         Raises:
             EngineError: a generation failed before the first event.
+            Problem: its deadline came before that.
         """
         opened = [False] * len(self._generations)
         try:
@@ -163,10 +179,11 @@ class Answers:
                 for step, reason in _steps(delta):
                     yield self._event(delta.index, step, reason, logprobs, has_usage=has_usage)
                     logprobs = None
-        except UnderstudyError as error:
+        except (UnderstudyError, Problem) as error:
             if not any(opened):
                 raise
-            yield _event(problem_of(error).to_json(is_in_stream=True))
+            problem = error if isinstance(error, Problem) else problem_of(error)
+            yield _event(problem.to_json(is_in_stream=True))
         else:
             if has_usage:
                 yield _event({**self._head("chat.completion.chunk"), "choices": [], "usage": self.usage()})

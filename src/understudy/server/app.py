@@ -4,34 +4,50 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from understudy import __version__
-from understudy.errors import ServeError, UnderstudyError
+from understudy.errors import UnderstudyError
 from understudy.server.border import Border
-from understudy.server.chat import answer_chat, check_model
+from understudy.server.chat import answer_chat
+from understudy.server.keys import ApiKey, KeyRing
 from understudy.server.npcs import add_npcs
+from understudy.server.options import ServerOptions
 from understudy.server.page_files import add_page
 from understudy.server.problem import JsonResponse, Problem, problem_of
 from understudy.server.schema import ChatRequest
-from understudy.server.served import ServedModel
+from understudy.server.served import ServedModel, Shelf
+from understudy.server.traffic import Traffic
 
 __all__ = ["create_app"]
 
+_EXPOSED = ("retry-after", "x-ignored-fields", "x-left-out-calls", "x-request-id")
 _REFERENCES = "#/components/schemas/{model}"
 
 
-def create_app(model: ServedModel, *, api_key: str | None) -> FastAPI:
+def create_app(
+    *models: ServedModel,
+    api_key: str | None = None,
+    keys: KeyRing | None = None,
+    options: ServerOptions | None = None,
+) -> FastAPI:
     """Make the ASGI application.
 
     Args:
-        model: what answers; the caller closes it.
-        api_key: what clients must send as a bearer token; None: nothing.
+        models: what answers, the first where nobody says which; the caller closes them.
+        api_key: a key without limits, named "default", beside those of `keys`.
+        keys: what clients must send, one of them, as a bearer token; None and no `api_key`: nothing.
+        options: limits and origins; what stands there of models, address and files is the caller's business.
 
     Raises:
-        ServeError: no client could send this key.
+        ServeError: no client could send the key, or two models or keys have one name.
     """
-    if api_key is not None and not (api_key and api_key.isprintable() and api_key == api_key.strip()):
-        raise ServeError("The API key must be printable characters without spaces at its ends; set another key.")
+    shelf, options, traffic = Shelf(models), options or ServerOptions(), Traffic()
+    ring = KeyRing(
+        [*([ApiKey.of(api_key, name="default")] if api_key is not None else []), *(keys.keys if keys else ())]
+    )
+    for model in models:
+        model.options = options
     app = FastAPI(
         title="Understudy",
         version=__version__,
@@ -39,51 +55,59 @@ def create_app(model: ServedModel, *, api_key: str | None) -> FastAPI:
         redoc_url=None,
         default_response_class=JsonResponse,
     )
-    app.state.api_key = api_key
-    app.state.model = model
-    app.add_middleware(Border, api_key=api_key)
+    app.state.shelf, app.state.keys, app.state.options, app.state.traffic = shelf, ring, options, traffic
+    app.add_middleware(Border, keys=ring, traffic=traffic)
+    if options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.cors_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=_EXPOSED,
+        )
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(UnderstudyError, _answer_understudy_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    _add_chat(app, model)
-    _add_models(app, model)
-    _add_health(app)
+    _add_chat(app, shelf)
+    _add_models(app, shelf)
+    _add_health(app, shelf, traffic)
     add_page(app)
-    npc_schemas = add_npcs(app, model)
+    npc_schemas = add_npcs(app, shelf.default)
     schema = ChatRequest.model_json_schema(ref_template=_REFERENCES)
     described = app.openapi().setdefault("components", {}).setdefault("schemas", {})
     described |= {**schema.pop("$defs", {}), ChatRequest.__name__: schema, **npc_schemas}
     return app
 
 
-def _add_chat(app: FastAPI, model: ServedModel) -> None:
+def _add_chat(app: FastAPI, shelf: Shelf) -> None:
     schema = {"$ref": _REFERENCES.format(model=ChatRequest.__name__)}
     described = {"required": True, "content": {"application/json": {"schema": schema}}}
 
     @app.post("/v1/chat/completions", openapi_extra={"requestBody": described}, summary="Answer a conversation")
     async def chat_completions(request: Request) -> Response:
-        return await answer_chat(request, model)
+        return await answer_chat(request, shelf)
 
 
-def _add_models(app: FastAPI, model: ServedModel) -> None:
-    @app.get("/v1/models", summary="List the model")
+def _add_models(app: FastAPI, shelf: Shelf) -> None:
+    @app.get("/v1/models", summary="List the models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [model.to_json()]}
+        return {"object": "list", "data": [model.to_json() for model in shelf.models]}
 
-    @app.get("/v1/models/{name:path}", summary="Describe the model")
+    @app.get("/v1/models/{name:path}", summary="Describe a model")
     async def model_by_name(name: str) -> dict[str, Any]:
-        check_model(model, name)
-        return model.to_json(name=name)
+        return shelf.find(name).to_json(name=name)
 
 
-def _add_health(app: FastAPI) -> None:
+def _add_health(app: FastAPI, shelf: Shelf, traffic: Traffic) -> None:
     @app.get("/v1/health/live", summary="Whether the process runs")
     async def live() -> dict[str, str]:
         return {"object": "health.response", "message": "Service is live."}
 
-    @app.get("/v1/health/ready", summary="Whether the model is loaded")
-    async def ready() -> dict[str, str]:
-        return {"object": "health.response", "message": "Service is ready."}
+    @app.get("/v1/health/ready", summary="Whether all models are loaded, and requests taken")
+    async def ready() -> Response:
+        is_ready = shelf.is_ready and not traffic.is_draining
+        message = "Service is ready." if is_ready else "Service is not ready."
+        return JsonResponse({"object": "health.response", "message": message}, status_code=200 if is_ready else 503)
 
 
 async def _answer_problem(_request: Request, error: Exception) -> Response:

@@ -16,13 +16,12 @@ from understudy.server.conversation import read_conversation
 from understudy.server.form import answer_form
 from understudy.server.logprobs import WordLogprobs
 from understudy.server.npc_character import in_character
-from understudy.server.problem import JsonResponse, Problem
+from understudy.server.problem import JsonResponse
 from understudy.server.schema import ChatRequest, parse_chat_request
-from understudy.server.served import ServedModel
+from understudy.server.served import ServedModel, Shelf
 
-__all__ = ["answer_chat", "check_model"]
+__all__ = ["answer_chat"]
 
-_MAX_WAITING = 64
 _MAX_ID_DIGITS = 10
 _SAMPLING = (
     "temperature",
@@ -37,7 +36,7 @@ _SAMPLING = (
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
-async def answer_chat(request: Request, served: ServedModel) -> Response:
+async def answer_chat(request: Request, shelf: Shelf) -> Response:
     """Answer a request, whole or as a stream.
 
     Raises:
@@ -45,15 +44,8 @@ async def answer_chat(request: Request, served: ServedModel) -> Response:
         UnderstudyError: the engine failed, or found a fault.
     """
     body = await asyncio.to_thread(parse_chat_request, await read_json(request))
-    check_model(served, body.model)
-    if served.engine.stats().num_waiting >= _MAX_WAITING:
-        raise Problem(
-            429,
-            "Too many requests wait already; send it again in a moment.",
-            type="rate_limit_error",
-            code="rate_limit_exceeded",
-            headers={"retry-after": "1"},
-        )
+    served = shelf.find(body.model)
+    served.admit()
     # Encoding a long prompt and compiling a grammar take a while; health probes must not wait for it.
     answers, num_left_out = await asyncio.to_thread(_start, body, served)
     headers = {"x-ignored-fields": _listed(body.ignored_fields)} if body.ignored_fields else {}
@@ -78,21 +70,6 @@ async def answer_chat(request: Request, served: ServedModel) -> Response:
     return EventStream(first, events, answers.cancel, watch, headers={**_STREAM_HEADERS, **headers})
 
 
-def check_model(served: ServedModel, name: str) -> None:
-    """Refuse a model that is not here.
-
-    Raises:
-        Problem: 404.
-    """
-    if not served.has_name(name):
-        raise Problem(
-            404,
-            f"The model {name[:200]!r} does not exist here; use {served.name!r}.",
-            param="model",
-            code="model_not_found",
-        )
-
-
 def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
     """Begin to answer; with the number of calls in the history that the model is not shown."""
     conversation, num_left_out = read_conversation(body)
@@ -108,6 +85,7 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
         stop=tuple(body.stop),
         constraint=form.constraint,
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        deadline_s=served.options.max_request_s,
     )
     generations: list[Generation] = []
     try:

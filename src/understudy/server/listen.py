@@ -3,14 +3,20 @@
 import asyncio
 import errno
 import ipaddress
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from understudy.errors import ServeError
+from understudy.errors import ServeError, UnderstudyError
+from understudy.server.options import ServerOptions
+from understudy.server.served import Shelf
+from understudy.server.traffic import Traffic
 
 __all__ = ["open_socket", "run_server"]
 
@@ -20,18 +26,21 @@ _BACKLOG = 128
 
 
 def run_server(app: FastAPI, host: str, port: int, *, ready: Callable[[str], None]) -> None:
-    """Serve until the process is told to end; the model's engine is closed then.
+    """Serve until the process is told to end: load the models with the port open already, close them at the end.
 
     Args:
         app: made by `create_app`.
         host: address or name to listen on.
         port: 1 to 65535; 0 takes a free one.
-        ready: called once, with the address, when requests are answered.
+        ready: called once, with the address, when the models answer.
 
     Raises:
-        ServeError: the address cannot be used, or lies open to others without a key.
+        ServeError: the address or the certificate cannot be used, or it lies open to others without a key.
+        ModelFileError: a model's file is damaged or foreign.
+        EngineError: the backend does not exist or cannot run a model.
     """
-    listener = open_socket(host, port, has_key=app.state.api_key is not None)
+    options: ServerOptions = app.state.options
+    listener = open_socket(host, port, has_key=len(app.state.keys) > 0)
     with listener:
         config = uvicorn.Config(
             app,
@@ -42,11 +51,21 @@ def run_server(app: FastAPI, host: str, port: int, *, ready: Callable[[str], Non
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_SHUTDOWN_S,
+            ssl_certfile=options.tls_certificate,
+            ssl_keyfile=options.tls_key,
         )
+        try:
+            config.load()
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise ServeError(
+                f"The certificate {options.tls_certificate} and key {options.tls_key} cannot be used: {error}."
+            ) from error
         shown = f"[{host}]" if ":" in host else host
-        url = f"http://{shown}:{listener.getsockname()[1]}"
-        server = _Server(config, ready=lambda: ready(url), stop=app.state.model.engine.close)
+        url = f"{'https' if options.tls_key else 'http'}://{shown}:{listener.getsockname()[1]}"
+        server = _Server(config, app, ready=lambda: ready(url))
         server.run(sockets=[listener])
+        if server.failure is not None:
+            raise server.failure
 
 
 def open_socket(host: str, port: int, *, has_key: bool) -> socket.socket:
@@ -88,18 +107,42 @@ def _reason(error: OSError, host: str, port: int) -> str:
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers, and leaves no answer hanging."""
+    """Opens the port before the models are loaded, and ends without cutting what is being said.
 
-    def __init__(self, config: uvicorn.Config, *, ready: Callable[[], None], stop: Callable[[], None]) -> None:
+    Attributes:
+        failure: why the models could not be loaded.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, *, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._ready, self._stop = ready, stop
+        self._shelf: Shelf = app.state.shelf
+        self._traffic: Traffic = app.state.traffic
+        self._drain_s: float = app.state.options.drain_s
+        self._ready = ready
+        self._is_drained = False
+        self.failure: UnderstudyError | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM lets running answers end; a second signal, or Ctrl+C, does not."""
+        self._is_drained = sig == signal.SIGTERM and not self.should_exit
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell."""
+        """Open the port, then load in a thread that does not hold the process's end up."""
         await super().startup(sockets)
-        self._ready()
+        threading.Thread(target=self._load, name="understudy-load", daemon=True).start()
+
+    def _load(self) -> None:
+        try:
+            self._shelf.load()
+        except UnderstudyError as error:
+            self.failure, self.should_exit = error, True
+        else:
+            self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the answers that are under way, then the connections."""
-        await asyncio.to_thread(self._stop)
+        if self._is_drained:
+            await self._traffic.drain(self._drain_s, is_cut_short=lambda: not self._is_drained)
+        await asyncio.to_thread(self._shelf.close)
         await super().shutdown(sockets)

@@ -33,7 +33,6 @@ _MAX_NPCS = 256
 _MAX_BYTES = 64 << 20
 _MAX_CARD_BYTES = 1 << 20
 _IDLE_S = 30 * 60.0
-_MAX_WAITING = 64
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -270,14 +269,7 @@ def _add_talk(app: FastAPI, house: NpcHouse, served: ServedModel) -> None:
     async def say(npc_id: str, request: Request) -> Response:
         said = parse_npc_request(SayToNpc, await read_json(request))
         npc = house.get(npc_id, _owner(request))
-        if served.engine.stats().num_waiting >= _MAX_WAITING:
-            raise Problem(
-                429,
-                "Too many requests wait already; send it again in a moment.",
-                type="rate_limit_error",
-                code="rate_limit_exceeded",
-                headers={"retry-after": "1"},
-            )
+        served.admit()
         return await _answer(request, npc.say(said, served.model), is_streamed=said.stream)
 
     @app.post("/v1/npcs/{npc_id}/calls/{call_id}", openapi_extra=_body_of(CallResult), summary="Give a call's result")
