@@ -9,6 +9,7 @@ __all__ = ["GpuLimits", "Pace"]
 _FRAME_MS = 1000 / 60
 _FIRST_RATE = 20e9  # bytes a second: a slow GPU's, until the first passes were timed
 _DISPATCH_BYTES = 100_000  # what starting a kernel costs, in bytes read
+_MEASURE_EVERY = 16  # passes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class Pace:
         """
         self._limits, self._clock, self._sleep = limits, clock, sleep
         self._rate = _FIRST_RATE
+        self._num_passes = 0
         self._next_token_at = 0.0
 
     def cut(self, num_bytes: Sequence[int]) -> list[slice]:
@@ -76,7 +78,8 @@ class Pace:
     def run(self, num_bytes: Sequence[int], submit: Callable[[slice], None], wait: Callable[[], None]) -> int:
         """Submit a pass piece by piece, as the limits ask; returns the number of submissions.
 
-        A pass in one piece is not waited for where all of the GPU may be used.
+        Where all of the GPU may be used, a pass in one piece is waited for now and then only, to see whether the GPU
+        became slower.
 
         Args:
             num_bytes: that each dispatch reads of weights.
@@ -85,7 +88,8 @@ class Pace:
         """
         parts = self.cut(num_bytes)
         share = None if self._limits.frame_ms is None else min(1.0, self._limits.frame_ms / _FRAME_MS)
-        if len(parts) == 1 and share is None:
+        self._num_passes += 1
+        if len(parts) == 1 and share is None and self._num_passes % _MEASURE_EVERY:
             submit(parts[0])
             return 1
         for part in parts:
