@@ -32,3 +32,4 @@ def test_slips(run: "Run", tmp_path: Path) -> None:
         2,
         "understudy: There is no fact 5. `understudy memory list` shows their numbers.\n",
     )
+    assert "cannot be used" in run("memory", "delete", tmp_path / "m.db", 10**20).err

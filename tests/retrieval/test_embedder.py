@@ -96,10 +96,27 @@ def test_nobody_there() -> None:
         EndpointEmbedder("http://127.0.0.1:9/v1", "letters", timeout_s=2).embed(["a"])
 
 
-@pytest.mark.parametrize("spec", ["http://127.0.0.1:1/v1", "ftp://x/v1#m", "file:///etc/passwd#m"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "http://127.0.0.1:1/v1",
+        "ftp://x/v1#m",
+        "file:///etc/passwd#m",
+        "http://[::1/v1#m",
+        "http://host:port/v1#m",
+        "http://:80/v1#m",
+    ],
+)
 def test_no_address(spec: str) -> None:
     with pytest.raises(LoreError, match="no address of an embedder"):
         open_embedder(spec)
+
+
+def test_a_host_or_a_key_that_cannot_be_sent() -> None:
+    with pytest.raises(LoreError, match="does not answer"):
+        EndpointEmbedder(f"http://{'a' * 70}.invalid/v1", "letters").embed(["a"])
+    with pytest.raises(LoreError, match="line break"):
+        open_embedder("http://127.0.0.1:9/v1#letters", api_key="secret\n")
 
 
 def test_no_folder_or_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

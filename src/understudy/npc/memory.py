@@ -235,7 +235,7 @@ class Memory:
         try:
             with self._lock:
                 yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:  # a number beyond 64 bits
             raise LoreError(f"The memories in {self._path or 'memory'} cannot be used: {error}.") from error
 
 

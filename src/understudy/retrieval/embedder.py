@@ -52,14 +52,20 @@ class EndpointEmbedder:
             timeout_s: longest wait for an answer.
 
         Raises:
-            LoreError: the address is no http or https URL.
+            LoreError: the address is no http or https URL, or the key cannot be sent.
         """
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc or not model:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # brackets that do not close, a port that is no number
+            is_address = False
+        if not is_address or not model:
             raise LoreError(
                 f"{url!r} is no address of an embedder: expected http://HOST:PORT/v1#MODEL, "
                 "e.g. http://127.0.0.1:11434/v1#nomic-embed-text."
             )
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise LoreError("The embedder's key has a line break or a foreign character in it. Give the key alone.")
         self._url = f"{url.rstrip('/')}/embeddings"
         self._model, self._api_key, self._timeout_s = model, api_key, timeout_s
 
@@ -84,7 +90,7 @@ class EndpointEmbedder:
             raise LoreError(
                 f"The embedder {self._url} refused, status {error.code}: {' '.join(said.split())}"
             ) from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, http.client.HTTPException) as error:  # UnicodeError: no name of a host
             why = getattr(error, "reason", None) or str(error) or type(error).__name__
             raise LoreError(f"The embedder {self._url} does not answer: {why}. Is it running?") from error
         if len(content) > _MAX_ANSWER_BYTES:
