@@ -106,6 +106,18 @@ def test_a_fork_goes_its_own_way(backend: WgpuBackend) -> None:
     assert (left.length, trunk.length) == (3, 45)
 
 
+def test_many_sequences_share_more_blocks_than_there_are(model: LoadedModel, adapter: Adapter) -> None:
+    small = WgpuBackend(model.config, model.weights, adapter, kv_bits=16, cache_tokens=24 * 32)
+    trunk = small.new_cache()
+    small.forward([Step(trunk, IDS + IDS + IDS[:20])])
+    forks = [trunk.fork(200) for _ in range(12)]
+    together = small.forward([Step(fork, [n]) for n, fork in enumerate(forks)])
+    del forks
+    for n in (0, 11):
+        np.testing.assert_array_equal(small.forward([Step(trunk.fork(200), [n])])[0], together[n])
+    small.close()
+
+
 def test_a_lost_device_is_opened_again_and_nothing_is_forgotten(
     backend: WgpuBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -128,7 +128,10 @@ def plan_gpu(
         cache_tokens = context * (4 if budget_bytes is None else 1)
     blocks = -(-cache_tokens // BLOCK_TOKENS)
     layout = PassLayout(
-        max_tokens=_TOKENS, max_items=max(_ITEMS, -(-context // PIECE_TOKENS)), max_rows=_ROWS, max_blocks=blocks
+        max_tokens=_TOKENS,
+        max_items=max(_ITEMS, -(-context // PIECE_TOKENS)),
+        max_rows=_ROWS,
+        max_blocks=_TOKENS * -(-context // BLOCK_TOKENS),  # every token another sequence's, and all share their blocks
     )
     layers = [_layer_bytes(config, kinds, shapes, n) for n in range(config.num_hidden_layers)]
     cache = blocks * cache_block_bytes(attention_shape(config, kv_bits))
