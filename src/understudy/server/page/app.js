@@ -134,7 +134,9 @@ const changeTools = guarded(async () => {
 
 /** Ask what would go in, or what went in, and show it. */
 async function look(preview) {
+  const mine = npc;
   const why = preview ? await api.post(`${where()}/why`, preview) : await api.get(`${where()}/why`);
+  if (npc !== mine) return;
   request = why.request;
   if (!hasDials) setDials(request);
   if (!preview) byId("why").replaceChildren(...trace(why));
@@ -166,6 +168,7 @@ function figures(end) {
 const say = guarded(async () => {
   const line = byId("line").value.trim();
   if (!line || speaking || !npc) return;
+  const mine = npc;
   const who = npc.character.name;
   speaking = new AbortController();
   busy(true);
@@ -188,7 +191,8 @@ const say = guarded(async () => {
     speaking = null;
     busy(false);
   }
-  await look(null);
+  // A line that was stopped may belong to a character who has left the stage.
+  if (npc === mine) await look(null);
 });
 
 const giveResult = guarded(async (id, content) => {
