@@ -1,7 +1,7 @@
 """Try graphics adapters in a process of its own, which a broken driver may take down.
 
-Run as a module it reads part of a name from standard input, and writes a line of JSON for all adapters, then one for
-each that it tries.
+That process reads part of a name from standard input, and writes a line of JSON for all adapters, then one for the
+adapter that it tries.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from understudy.kernels.gpu_device import GpuDevice
 from understudy.kernels.gpu_matmul import PassLayout, Variant, matmul, padded, upload_matrix
 from understudy.kernels.reference import rounded_activations
 
-__all__ = ["Finding", "find_gpu", "is_right", "survey"]
+__all__ = ["Finding", "answer", "find_gpu", "is_right", "survey"]
 
 _TIMEOUT_S = 120.0
 _ROWS, _COLS, _TOKENS = 19, 288, 3
@@ -86,8 +86,8 @@ def survey(wanted: str = "") -> tuple[list[Finding], str | None]:
 
 
 def _run_apart(wanted: str) -> tuple[list[Any], str]:
-    """The lines of JSON that this module writes as a process of its own, and how that ended."""
-    command = [sys.executable, "-W", "ignore", "-m", __name__]
+    """The lines of JSON that `answer` writes in a process of its own, and how that ended."""
+    command = [sys.executable, "-W", "ignore", "-c", f"from {__name__} import answer; answer()"]
     try:
         run = subprocess.run(
             command, input=json.dumps(wanted), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
@@ -153,11 +153,8 @@ def _answer(wanted: str) -> Iterator[object]:
         yield {"problem": str(error).rstrip(".")}
 
 
-def _main() -> None:
+def answer() -> None:
+    """Be the other process: read the wish from standard input, write lines of JSON."""
     for line in _answer(json.load(sys.stdin)):
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    _main()
