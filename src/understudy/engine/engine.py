@@ -73,6 +73,7 @@ class EngineStats:
         cached_tokens: of these, tokens that a past sequence's cache held.
         prefilled_tokens: of prompts, that the model read; those of warm-ups count too.
         generated_tokens: tokens drawn.
+        cache_usage: share of the KV cache that is in use, kept beginnings included; None where it has no bound.
     """
 
     num_running: int
@@ -81,6 +82,7 @@ class EngineStats:
     cached_tokens: int
     prefilled_tokens: int
     generated_tokens: int
+    cache_usage: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,10 @@ class Engine:
 
     Continuous batching: requests join and leave the running batch at every step. A step takes one token of
     every sequence in decode, and up to `prefill_tokens` of prompts, the oldest request's first.
+
+    Attributes:
+        on_done: told of each request that ended, warm-ups left out. It is called from any thread, even by the garbage
+            collector: it must neither block nor raise. A deque's `append` will do.
     """
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, *, options: EngineOptions | None = None) -> None:
@@ -125,6 +131,8 @@ class Engine:
         self._prompt_tokens = self._cached_tokens = self._prefilled_tokens = self._generated_tokens = 0
         self._errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._pager = Pager(backend, self._prefixes, longest=self._longest, call=self._call)
+        self.on_done: Callable[[Generation], Any] | None = None
+        self._num_cache_tokens = self._num_free_tokens = backend.num_free_tokens()
         self._thread = threading.Thread(target=self._run, name="understudy-model", daemon=True)
         self._thread.start()
 
@@ -155,6 +163,7 @@ class Engine:
         generation = Generation(
             seed=secrets.randbits(32) if seed is None else seed,
             num_prompt_tokens=len(request.prompt_ids),
+            on_done=None if request.is_warm_up else self.on_done,
         )
         max_tokens = room if request.max_tokens is None else min(room, request.max_tokens)
         max_tokens = 0 if request.is_warm_up else max_tokens
@@ -231,6 +240,9 @@ class Engine:
                 cached_tokens=self._cached_tokens,
                 prefilled_tokens=self._prefilled_tokens,
                 generated_tokens=self._generated_tokens,
+                cache_usage=1 - (self._num_free_tokens or 0) / self._num_cache_tokens
+                if self._num_cache_tokens
+                else None,
             )
 
     def close(self) -> None:
@@ -419,6 +431,7 @@ class Engine:
 
     def _retire(self) -> None:
         """Take done sequences out of the batch and keep their caches for the conversation's next turn."""
+        self._num_free_tokens = self.backend.num_free_tokens()
         with self._changed:
             done = [s for s in self._running if s.generation.is_done]
             self._running = [s for s in self._running if not s.generation.is_done]

@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from understudy.engine.request import Chunk, FinishReason, Usage
 from understudy.errors import EngineError
@@ -20,15 +21,25 @@ class Generation:
 
     Attributes:
         seed: what the tokens are drawn with; the same request with it gives the same tokens.
+        began_s: when it was submitted, by `time.monotonic`.
+        first_s: when its first token was there; None before.
+        done_s: when it ended; None before.
     """
 
-    def __init__(self, *, seed: int, num_prompt_tokens: int) -> None:
+    def __init__(
+        self, *, seed: int, num_prompt_tokens: int, on_done: "Callable[[Generation], None] | None" = None
+    ) -> None:
         """Called by the engine.
 
         Args:
             seed: the request's own, or the one that the engine drew.
             num_prompt_tokens: length of the prompt.
+            on_done: called once at the end, from any thread, perhaps by the garbage collector: it may not block.
         """
+        self.began_s = time.monotonic()
+        self.first_s: float | None = None
+        self.done_s: float | None = None
+        self._on_done = on_done
         self.seed = seed
         self._num_prompt_tokens = num_prompt_tokens
         self._num_cached_tokens = 0
@@ -105,6 +116,8 @@ class Generation:
                 return False
             self._chunks.append(chunk)
             self._finish_reason = chunk.finish_reason
+            if self.first_s is None and chunk.token_ids:
+                self.first_s = time.monotonic()
             self._wake()
         return True
 
@@ -118,6 +131,10 @@ class Generation:
         return True
 
     def _wake(self) -> None:
+        if self.is_done and self.done_s is None:
+            self.done_s = time.monotonic()
+            if self._on_done is not None:
+                self._on_done(self)
         self._changed.notify_all()
         sleepers, self._sleepers = self._sleepers, []
         for loop, event in sleepers:

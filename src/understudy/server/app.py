@@ -8,21 +8,26 @@ from starlette.middleware.cors import CORSMiddleware
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.server.border import Border
+from understudy.server.about import add_about
+from understudy.server.border import PROBES, Border
 from understudy.server.chat import answer_chat
+from understudy.server.completions import CompletionRequest, answer_completion
+from understudy.server.document import body_of, finish_document, schemas_of
 from understudy.server.keys import ApiKey, KeyRing
+from understudy.server.metrics import Metrics, add_metrics
 from understudy.server.npcs import add_npcs
 from understudy.server.options import ServerOptions
 from understudy.server.page_files import add_page
 from understudy.server.problem import JsonResponse, Problem, problem_of
 from understudy.server.schema import ChatRequest
 from understudy.server.served import ServedModel, Shelf
+from understudy.server.tokens import DetokenizeRequest, TokenizeRequest, add_tokens
 from understudy.server.traffic import Traffic
 
 __all__ = ["create_app"]
 
 _EXPOSED = ("retry-after", "x-ignored-fields", "x-left-out-calls", "x-request-id")
-_REFERENCES = "#/components/schemas/{model}"
+_STREAMS = ("/v1/chat/completions", "/v1/completions", "/v1/npcs/{npc_id}/say")
 
 
 def create_app(
@@ -43,6 +48,7 @@ def create_app(
         ServeError: no client could send the key, or two models or keys have one name.
     """
     shelf, options, traffic = Shelf(models), options or ServerOptions(), Traffic()
+    metrics = Metrics(shelf)
     ring = KeyRing(
         [*([ApiKey.of(api_key, name="default")] if api_key is not None else []), *(keys.keys if keys else ())]
     )
@@ -56,7 +62,7 @@ def create_app(
         default_response_class=JsonResponse,
     )
     app.state.shelf, app.state.keys, app.state.options, app.state.traffic = shelf, ring, options, traffic
-    app.add_middleware(Border, keys=ring, traffic=traffic)
+    app.add_middleware(Border, keys=ring, traffic=traffic, count=metrics.visit)
     if options.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -68,24 +74,26 @@ def create_app(
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(UnderstudyError, _answer_understudy_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    _add_chat(app, shelf)
+    _add_answers(app, shelf)
     _add_models(app, shelf)
-    _add_health(app, shelf, traffic)
+    add_tokens(app, shelf, body_of)
+    add_about(app, shelf, traffic)
+    add_metrics(app, metrics)
     add_page(app)
     npc_schemas = add_npcs(app, shelf.default)
-    schema = ChatRequest.model_json_schema(ref_template=_REFERENCES)
-    described = app.openapi().setdefault("components", {}).setdefault("schemas", {})
-    described |= {**schema.pop("$defs", {}), ChatRequest.__name__: schema, **npc_schemas}
+    schemas = schemas_of((ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest))
+    finish_document(app, {**schemas, **npc_schemas}, streams=_STREAMS, open_paths=PROBES)
     return app
 
 
-def _add_chat(app: FastAPI, shelf: Shelf) -> None:
-    schema = {"$ref": _REFERENCES.format(model=ChatRequest.__name__)}
-    described = {"required": True, "content": {"application/json": {"schema": schema}}}
-
-    @app.post("/v1/chat/completions", openapi_extra={"requestBody": described}, summary="Answer a conversation")
+def _add_answers(app: FastAPI, shelf: Shelf) -> None:
+    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), summary="Answer a conversation")
     async def chat_completions(request: Request) -> Response:
         return await answer_chat(request, shelf)
+
+    @app.post("/v1/completions", openapi_extra=body_of(CompletionRequest), summary="Go on with a text or token ids")
+    async def completions(request: Request) -> Response:
+        return await answer_completion(request, shelf)
 
 
 def _add_models(app: FastAPI, shelf: Shelf) -> None:
@@ -96,18 +104,6 @@ def _add_models(app: FastAPI, shelf: Shelf) -> None:
     @app.get("/v1/models/{name:path}", summary="Describe a model")
     async def model_by_name(name: str) -> dict[str, Any]:
         return shelf.find(name).to_json(name=name)
-
-
-def _add_health(app: FastAPI, shelf: Shelf, traffic: Traffic) -> None:
-    @app.get("/v1/health/live", summary="Whether the process runs")
-    async def live() -> dict[str, str]:
-        return {"object": "health.response", "message": "Service is live."}
-
-    @app.get("/v1/health/ready", summary="Whether all models are loaded, and requests taken")
-    async def ready() -> Response:
-        is_ready = shelf.is_ready and not traffic.is_draining
-        message = "Service is ready." if is_ready else "Service is not ready."
-        return JsonResponse({"object": "health.response", "message": message}, status_code=200 if is_ready else 503)
 
 
 async def _answer_problem(_request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 import traceback
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -28,17 +29,21 @@ _log = logging.getLogger(__name__)
 class Border:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing, traffic: Traffic) -> None:
+    def __init__(
+        self, app: ASGIApp, *, keys: KeyRing, traffic: Traffic, count: Callable[[str, str, int], None]
+    ) -> None:
         """Wrap an application.
 
         Args:
             app: what to guard.
             keys: one of them clients must show; with none, nothing.
             traffic: counts what is under way.
+            count: told each request's method, route and status.
         """
         self._app = app
         self._keys = keys
         self._traffic = traffic
+        self._count = count
         self._limits = Limits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,6 +68,7 @@ class Border:
                 await answer(scope, receive, visit.send)
         finally:
             visit.tell()
+            self._count(scope["method"], visit.route, visit.status)
 
     async def _let_in(self, visit: "_Visit", receive: Receive) -> None:
         """Hand a request on, within its key's limits.

@@ -1,39 +1,25 @@
 """`POST /v1/chat/completions`."""
 
 import asyncio
-import dataclasses
 import functools
-from typing import Any
 
 from fastapi import Request, Response
 
-from understudy.engine import Generation, SamplingParams
-from understudy.errors import RequestError, UnderstudyError
+from understudy.engine import Generation
+from understudy.errors import UnderstudyError
 from understudy.server.answers import Answers
 from understudy.server.body import read_json
-from understudy.server.connection import EventStream, client_gone, unless_gone
+from understudy.server.connection import STREAM_HEADERS, EventStream, client_gone, ignored_header, unless_gone
 from understudy.server.conversation import read_conversation
 from understudy.server.form import answer_form
 from understudy.server.logprobs import WordLogprobs
 from understudy.server.npc_character import in_character
 from understudy.server.problem import JsonResponse
+from understudy.server.sampling import nth_sampling, read_sampling
 from understudy.server.schema import ChatRequest, parse_chat_request
 from understudy.server.served import ServedModel, Shelf
 
 __all__ = ["answer_chat"]
-
-_MAX_ID_DIGITS = 10
-_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "seed",
-)
-_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 async def answer_chat(request: Request, shelf: Shelf) -> Response:
@@ -48,7 +34,7 @@ async def answer_chat(request: Request, shelf: Shelf) -> Response:
     served.admit()
     # Encoding a long prompt and compiling a grammar take a while; health probes must not wait for it.
     answers, num_left_out = await asyncio.to_thread(_start, body, served)
-    headers = {"x-ignored-fields": _listed(body.ignored_fields)} if body.ignored_fields else {}
+    headers = ignored_header(body.ignored_fields)
     if num_left_out:
         headers["x-left-out-calls"] = str(num_left_out)
     watch = asyncio.create_task(client_gone(request.receive))
@@ -67,13 +53,13 @@ async def answer_chat(request: Request, shelf: Shelf) -> Response:
         watch.cancel()
         answers.cancel()
         raise
-    return EventStream(first, events, answers.cancel, watch, headers={**_STREAM_HEADERS, **headers})
+    return EventStream(first, events, answers.cancel, watch, headers={**STREAM_HEADERS, **headers})
 
 
 def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
     """Begin to answer; with the number of calls in the history that the model is not shown."""
     conversation, num_left_out = read_conversation(body)
-    sampling = _sampling(body, served.model.default_sampling)
+    sampling = read_sampling(body, served.model.default_sampling)
     max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if body.character is not None:
         conversation = in_character(conversation, body.character, served.model, max_tokens=max_tokens)
@@ -90,7 +76,7 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
     generations: list[Generation] = []
     try:
         for number in range(body.n or 1):
-            generations.append(start(sampling=_nth(sampling, number)))  # noqa: PERF401 (what is begun must be cancelled)
+            generations.append(start(sampling=nth_sampling(sampling, number)))  # noqa: PERF401 (what is begun must be cancelled)
     except UnderstudyError:
         for generation in generations:
             generation.cancel()
@@ -104,24 +90,3 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
         new_logprobs=new_logprobs if body.logprobs else None,
     )
     return answers, num_left_out
-
-
-def _nth(sampling: SamplingParams, number: int) -> SamplingParams:
-    """Choices differ, but each can be repeated; the first is that of a request for one."""
-    if sampling.seed is None or number == 0:
-        return sampling
-    return dataclasses.replace(sampling, seed=(sampling.seed + number * 0x9E3779B97F4A7C15) % (1 << 64))
-
-
-def _sampling(body: ChatRequest, default: SamplingParams) -> SamplingParams:
-    given: dict[str, Any] = {name: value for name in _SAMPLING if (value := getattr(body, name)) is not None}
-    bias = body.logit_bias or {}
-    if not all(token_id.isascii() and token_id.isdigit() and len(token_id) < _MAX_ID_DIGITS for token_id in bias):
-        raise RequestError('logit_bias must have token ids as its keys, e.g. {"42": -100}.', param="logit_bias")
-    given["logit_bias"] = {int(token_id): value for token_id, value in bias.items()}
-    return dataclasses.replace(default, **given)
-
-
-def _listed(names: list[str]) -> str:
-    """Names for a header; what no header may carry is left out."""
-    return ", ".join(name for name in names if name.isascii() and name.isprintable())[:1000]

@@ -8,9 +8,16 @@ from fastapi import Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-__all__ = ["EventStream", "client_gone", "unless_gone"]
+__all__ = ["STREAM_HEADERS", "EventStream", "client_gone", "ignored_header", "unless_gone"]
 
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _T = TypeVar("_T")
+
+
+def ignored_header(names: list[str]) -> dict[str, str]:
+    """The header that names fields nobody here knows; what no header may carry is left out."""
+    text = ", ".join(name for name in names if name.isascii() and name.isprintable())[:1000]
+    return {"x-ignored-fields": text} if names else {}
 
 
 async def client_gone(receive: Callable[[], Awaitable[Message]]) -> None:

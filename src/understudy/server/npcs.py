@@ -20,10 +20,11 @@ from understudy.npc.card import Card
 from understudy.npc.session import Session
 from understudy.npc.world import World
 from understudy.server.body import read_json
-from understudy.server.connection import EventStream, client_gone, unless_gone
+from understudy.server.connection import STREAM_HEADERS, EventStream, client_gone, unless_gone
 from understudy.server.npc import Npc, load_npc
 from understudy.server.npc_character import known_card, sample_world
 from understudy.server.npc_schema import CallResult, CreateNpc, LoadNpc, SayToNpc, parse_npc_request
+from understudy.server.page_files import portrait_path
 from understudy.server.problem import JsonResponse, Problem, problem_of
 from understudy.server.served import ServedModel
 
@@ -33,7 +34,6 @@ _MAX_NPCS = 256
 _MAX_BYTES = 64 << 20
 _MAX_CARD_BYTES = 1 << 20
 _IDLE_S = 30 * 60.0
-_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class _Guest:
@@ -182,6 +182,7 @@ def _listed(card: Card, world: World) -> dict[str, Any]:
         "scenario": card.scenario,
         "world": world.id,
         "world_name": world.name,
+        "picture": portrait_path(card.id) if world is sample_world() else None,
     }
 
 
@@ -306,7 +307,7 @@ async def _answer(request: Request, told: AsyncGenerator[dict[str, Any]], *, is_
         watch.cancel()
         await told.aclose()
         raise
-    return EventStream(first, events, _nothing, watch, headers=_STREAM_HEADERS)
+    return EventStream(first, events, _nothing, watch, headers=STREAM_HEADERS)
 
 
 def _nothing() -> None:

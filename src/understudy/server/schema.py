@@ -18,11 +18,14 @@ __all__ = [
     "GuidedFields",
     "Record",
     "ResponseFormat",
+    "SampledRequest",
     "StreamOptions",
     "Tool",
     "ToolCallPart",
+    "Whole",
     "field_problem",
     "parse_chat_request",
+    "unsupported",
 ]
 
 _MAX_STOPS = 16
@@ -202,15 +205,13 @@ class Tool(Record):
         return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
 
 
-class ChatRequest(GuidedFields):
-    """The body of `POST /v1/chat/completions`; ranges of the sampling fields are the engine's to check."""
+class SampledRequest(Record):
+    """What all requests for words share; ranges of the sampling fields are the engine's to check."""
 
     model: Annotated[str, Field(min_length=1)]
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
     n: Annotated[Whole, Field(ge=1, le=_MAX_CHOICES)] | None = None
     stop: Annotated[
         list[str],
@@ -226,6 +227,13 @@ class ChatRequest(GuidedFields):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+
+
+class ChatRequest(GuidedFields, SampledRequest):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[Tool], Field(max_length=_MAX_TOOLS)] | None = None
@@ -281,13 +289,13 @@ def _refuse_unsupported(value: Mapping[str, Any]) -> None:
     """Name a field that cannot be honoured; one that is switched off does no harm."""
     for name, given in value.items():
         if name in _UNSUPPORTED and given not in (None, False, 0, [], "none", "auto"):
-            raise _unsupported(name)
+            raise unsupported(name)
     extension = value.get("nvext")
     for place, fields in (("", value), ("nvext.", extension if isinstance(extension, dict) else {})):
         for name, given in fields.items():
             is_known = name in GuidedFields.model_fields or name in _WITHOUT_EFFECT
             if name.startswith("guided_") and not is_known and given is not None:
-                raise _unsupported(f"{place}{name}")
+                raise unsupported(f"{place}{name}")
 
 
 def _refuse_typo(name: str) -> None:
@@ -331,7 +339,8 @@ def _invalid(what: str, param: str) -> Problem:
     return Problem(400, f"{param} {what}.", param=param or None, code="invalid_value")
 
 
-def _unsupported(name: str) -> Problem:
+def unsupported(name: str) -> Problem:
+    """The answer to a field that asks for what is not there."""
     return Problem(400, f"{name} is not yet supported; leave it out.", param=name, code="unsupported_parameter")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from understudy.engine import Engine
+from understudy.engine import Engine, Generation
 from understudy.errors import ModelFileError, ServeError
 from understudy.model.embedded import embedded_model_path
 from understudy.npc.model import Model
@@ -46,6 +46,7 @@ class ServedModel:
         self.options = ServerOptions()
         self._stem, self._load = stem, load
         self._model: Model | None = None
+        self._on_done: Callable[[Generation], None] | None = None
 
     @classmethod
     def wrap(cls, model: Model, *, name: str | None = None, created: int = 0) -> Self:
@@ -87,7 +88,20 @@ class ServedModel:
             EngineError: the backend does not exist or cannot run the model.
         """
         if self._model is None:
-            self._model = self._load()
+            model = self._load()
+            model.engine.on_done = self._on_done
+            self._model = model
+
+    @property
+    def on_done(self) -> Callable[[Generation], None] | None:
+        """Who is told of each request that ended, see `Engine.on_done`."""
+        return self._on_done
+
+    @on_done.setter
+    def on_done(self, listener: Callable[[Generation], None]) -> None:
+        self._on_done = listener
+        if self._model is not None:
+            self._model.engine.on_done = listener
 
     def close(self) -> None:
         """End its thread; what is being generated fails."""
