@@ -2,25 +2,26 @@
 
 import hashlib
 import importlib.resources
+from importlib.resources.abc import Traversable
 from pathlib import PurePosixPath
 
 from fastapi import FastAPI, Request, Response
 
 from understudy.server.problem import Problem
 
-__all__ = ["add_page", "is_page_path"]
+__all__ = ["add_page", "is_page_path", "portrait_path"]
 
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".png": "image/png",
     ".svg": "image/svg+xml",
-    ".woff2": "font/woff2",
 }
 # Everything comes from this server, nothing is written into the page as code, and nobody may frame it.
 _HEADERS = {
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' blob:; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "cross-origin-opener-policy": "same-origin",
@@ -51,10 +52,20 @@ def is_page_path(path: str) -> bool:
     return path == "/" or path.startswith("/page/")
 
 
+def portrait_path(card_id: str) -> str | None:
+    """Where the page shows the face of one of the sample world's characters; None for others."""
+    name = f"{card_id}.png"
+    return f"/page/{name}" if any(entry.name == name for entry in _portraits().iterdir()) else None
+
+
+def _portraits() -> Traversable:
+    return importlib.resources.files("understudy.npc") / "harrowmere" / "cards"
+
+
 def _read() -> dict[str, bytes]:
-    folder = importlib.resources.files("understudy.server") / "page"
-    found = {entry.name: entry for entry in folder.iterdir() if PurePosixPath(entry.name).suffix in _TYPES}
-    return {name: found[name].read_bytes() for name in sorted(found)}
+    folders = (importlib.resources.files("understudy.server") / "page", _portraits())
+    found = {entry.name: entry for folder in folders for entry in folder.iterdir()}
+    return {name: found[name].read_bytes() for name in sorted(found) if PurePosixPath(name).suffix in _TYPES}
 
 
 def _answer(request: Request, name: str, content: bytes) -> Response:

@@ -279,7 +279,7 @@ function wire() {
 const open = guarded(async () => {
   const [models, characters] = await Promise.all([api.get("/v1/models"), api.get("/v1/characters")]);
   byId("model").textContent = models.data[0].id;
-  people.splice(0, people.length, ...characters.data.map((one) => ({ ...one, source: { character: one.id } })));
+  people.splice(0, people.length, ...characters.data.map((one) => ({ ...one, source: { character: one.id, picture: one.picture } })));
   byId("place").textContent = characters.data[0]?.world_name || "Cast";
   showPeople(people, choose);
   await choose(people.some((one) => one.id === "minnow") ? "minnow" : people[0].id);
