@@ -96,6 +96,32 @@ def test_one_line_at_a_time(model: Model) -> None:
     assert npc.say(LINES[2]).text()
 
 
+def test_an_answer_closed_unread_stops_the_model(model: Model) -> None:
+    npc = model.npc("hettie", options=WILD, seed=2)
+    npc.say(LINES[0]).close()
+    assert [generation.finish_reason for _, generation in npc.session.asked] == ["cancelled"]
+    assert npc.history == ()
+
+
+def test_another_thread_may_close_an_answer(model: Model) -> None:
+    npc = model.npc("hettie", options=NpcOptions(sampling=WILD.sampling, max_tokens=400), seed=2)
+    answer = npc.say(LINES[0])
+    heard = [next(answer)]
+    reader = threading.Thread(target=lambda: heard.extend(answer))
+    reader.start()
+    answer.close()
+    assert "".join(heard).strip() == npc.history[-1].content.strip()  # all is over when it returns
+    assert npc.say(LINES[1]).text()
+    reader.join()
+
+
+def test_a_hook_may_close_its_answer(model: Model) -> None:
+    npc = model.npc("hettie", options=WILD, seed=2)
+    answer = npc.say(LINES[0], on_event=lambda _: answer.close())
+    assert list(answer) == []
+    assert npc.say(LINES[1]).text()
+
+
 def test_a_line_that_fails_lets_the_next_one_in(model: Model) -> None:
     npc = model.npc("hettie", options=WILD, seed=2)
     with pytest.raises(RequestError, match="context"):
@@ -117,6 +143,13 @@ def test_who_is_late_says_a_scripted_line(model: Model) -> None:
     assert asyncio.run(hear()) == "Hm."
     assert len(npc.history) == 4
     assert npc.say(LINES[2], deadline_s=600).text() not in ("Hm.", "One moment.")
+
+
+def test_who_is_late_has_heard_all_the_same(model: Model) -> None:
+    with Memory.open(None) as memory:
+        npc = model.npc("hettie", memory=memory, options=NpcOptions(deadline_s=1e-6), seed=3)
+        assert npc.say("I owe you three coppers.").text() == "..."
+        assert [fact.kind for fact in memory.facts()] == ["debt"]
 
 
 @pytest.mark.parametrize("options", [{"deadline_s": 0.0}, {"fallback": ()}, {"fallback": ("",)}])
@@ -155,6 +188,18 @@ def test_a_warm_character_reads_only_what_is_new() -> None:
         read_before = model.engine.stats().prefilled_tokens
         npc.say("Ah.").text()
         assert model.engine.stats().prefilled_tokens - read_before < 20
+
+
+def test_a_long_conversation_is_warmed_as_far_as_it_fits() -> None:
+    with Model.load() as model:
+        npc = model.npc("hettie", options=WILD, seed=9)
+        for _ in range(60):
+            npc.session.commit("I walked along the river and saw the boats." * 4, "The river is wide." * 10)
+        npc.warm().text()
+        read = model.engine.stats().prefilled_tokens
+        assert 100 < read < 1000
+        npc.say("Hm?").text()
+        assert npc.session.num_prompt_tokens > 3 * read
 
 
 def test_why(model: Model) -> None:

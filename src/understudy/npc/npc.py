@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from understudy.errors import RequestError
 from understudy.npc.briefing import Briefing
 from understudy.npc.card import Card
-from understudy.npc.session import Session
+from understudy.npc.session import Session, prompt_room
 from understudy.npc.state import RandomState, StateSize, planned_size, save_state
 from understudy.prompt import Conversation, Message, ToolCall
 from understudy.tools.loop import Event, LoopLimits
@@ -60,18 +60,28 @@ class NpcOptions:
 class Answer(Iterator[str]):
     """What a character says, in pieces as they come; read it to the end, or close it to stop the model."""
 
-    def __init__(self, pieces: Generator[str], release: Callable[[], None]) -> None:
-        self._pieces, self._release = pieces, release
+    def __init__(self, pieces: Generator[str], stop: Callable[[], None], release: Callable[[], None]) -> None:
+        self._pieces, self._stop, self._release = pieces, stop, release
+        self._lock = threading.RLock()
+        self._is_reading = self._is_closed = False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except BaseException:
-            self.close()
-            raise
+        with self._lock:
+            try:
+                self._is_reading = True
+                try:
+                    piece = next(self._pieces)
+                finally:
+                    self._is_reading = False
+                if self._is_closed:  # by a hook, or another thread that waits for this one
+                    raise StopIteration
+            except BaseException:
+                self.close()
+                raise
+            return piece
 
     def __enter__(self) -> Self:
         return self
@@ -83,11 +93,19 @@ class Answer(Iterator[str]):
         self.close()
 
     def close(self) -> None:
-        """Stop; what was said so far is remembered. The character may then be spoken to again."""
-        try:
-            self._pieces.close()
-        finally:
-            self._release()
+        """Stop, from any thread; what was said so far is remembered. The character may then be spoken to again.
+
+        Where a function or a hook of this answer calls it, the answer ends as soon as that returns.
+        """
+        self._is_closed = True
+        self._stop()
+        with self._lock:
+            if self._is_reading:  # further up in this thread
+                return
+            try:
+                self._pieces.close()
+            finally:
+                self._release()
 
     def text(self) -> str:
         """All of it, waiting for the end."""
@@ -159,7 +177,13 @@ class Npc:
         except BaseException:
             turn.end()
             raise
-        return Answer(self._spoken(pieces, turn, line), turn.end)
+        asked = self.session.asked
+
+        def stop() -> None:
+            for _, generation in tuple(asked):
+                generation.cancel()
+
+        return Answer(self._spoken(pieces, turn, line), stop, turn.end)
 
     async def asay(
         self,
@@ -237,10 +261,10 @@ class Npc:
         options = self.options
         if deadline_s is not None:
             options = dataclasses.replace(options, deadline_s=deadline_s)
+        sampling = options.sampling or self._model.character_sampling
         self._acquire()
         random = self.session.random
         assert random is not None
-        sampling = options.sampling or self._model.character_sampling
         if sampling.seed is None:
             sampling = dataclasses.replace(sampling, seed=random.next_seed())
         until_s = None if options.deadline_s is None else time.monotonic() + options.deadline_s
@@ -284,10 +308,16 @@ class Npc:
 
     def _shared_ids(self, contexts: Sequence[str] = ()) -> list[int]:
         """Tokens that every next prompt begins with, as far as can be told now."""
+        ids = self._beginning(self.session.history, contexts)
+        if len(ids) <= prompt_room(self._model, self.options.max_tokens):
+            return ids
+        return self._beginning((), ())  # what goes for want of room is told by the next line
+
+    def _beginning(self, history: Sequence[Message], contexts: Sequence[str]) -> list[int]:
         one, other = (
             self._model.encode(
                 Conversation(
-                    messages=(self.session.system, *self.session.history, Message(role="user", content=line)),
+                    messages=(self.session.system, *history, Message(role="user", content=line)),
                     tools=tuple(tool.schema for tool in self.session.offered_tools),
                     contexts=tuple(contexts),
                 )

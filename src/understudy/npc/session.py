@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from understudy.engine import Generation, SamplingParams
     from understudy.npc.model import Model
 
-__all__ = ["Session"]
+__all__ = ["Session", "prompt_room"]
 
 _LOREBOOK_SHARE = 4  # lorebooks get at most this part of the prompt
-_NO_TIME_S = 1e-3
+_NO_TIME_S = 1e-9  # none: what is late may not say a word
 _Start = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], "Generation"]
 
 
@@ -195,8 +195,7 @@ class Session:
         deadline_s: float | None,
     ) -> _Start:
         """Ask for the first answer now, so that what is wrong is told at once; the others when it is called again."""
-        limit = model.files.config.max_position_embeddings
-        room = max(limit - max_tokens, limit // 2)  # the engine clamps an answer that may become too long
+        room = prompt_room(model, max_tokens)
         tools = self.offered_tools
         until_s = None if deadline_s is None else time.monotonic() + deadline_s
 
@@ -317,8 +316,8 @@ class Session:
         return self.briefing.conversation
 
     def commit(self, line: str, answer: str) -> None:
-        """Remember a pair of turns."""
-        self.history += [Message(role="user", content=line), Message(role="assistant", content=answer)]
+        """Remember a pair of turns, as `say` does."""
+        self._remember(line, [Message(role="assistant", content=answer)])
 
     def reset(self) -> None:
         """Forget all turns."""
@@ -448,6 +447,12 @@ class Session:
         return [
             Passage(source="lore", id=one.id, title=one.title, text=one.context, reason=one.reason) for one in found
         ]
+
+
+def prompt_room(model: "Model", max_tokens: int) -> int:
+    """Longest prompt, in tokens, beside an answer; the engine clamps one that may become too long."""
+    limit = model.files.config.max_position_embeddings
+    return max(limit - max_tokens, limit // 2)
 
 
 def _guarded(
