@@ -62,7 +62,20 @@ def test_no_model(there: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "one", "a/b/c", "../up/down", "a b/c", "-a/b", "https://x.y/a/b", "a/" + "b" * 99]
+    "name",
+    [
+        "",
+        "one",
+        "a/b/c",
+        "../up/down",
+        "a b/c",
+        "-a/b",
+        "https://x.y/a/b",
+        "a/" + "b" * 99,
+        "a/b--c",
+        "a/b..c",
+        "a/b@../c",
+    ],
 )
 def test_no_name_of_a_repository(name: str) -> None:
     assert find_cached(name) is None

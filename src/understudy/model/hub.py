@@ -79,8 +79,9 @@ class CachedModel:
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether a text is "owner/name" or "owner/name@revision"."""
-    return _REPO.fullmatch(text) is not None
+    """Whether a text is "owner/name" or "owner/name@revision"; the hub has no names with "--" or ".." in them."""
+    repo, _, revision = text.partition("@")
+    return _REPO.fullmatch(text) is not None and "--" not in repo and ".." not in repo + revision
 
 
 def choose_files(files: Sequence[HubFile], wanted: str | None = None) -> list[HubFile]:
@@ -171,7 +172,7 @@ def pull(
     paths = []
     for number, one in enumerate(files):
         if number == 1 or len(files) == 1:
-            _check_space(files, Path(constants.HF_HUB_CACHE), name)
+            _check_space(files, Path(constants.HF_HUB_CACHE), name, revision)
         path = _fetch(name, revision, one, show)
         if one.name == "config.json":
             NemotronConfig.from_hf(read_json_object(path))
@@ -195,10 +196,14 @@ def _fetch(name: str, revision: str | None, file: HubFile, progress: Progress) -
     return path
 
 
-def _check_space(files: Sequence[HubFile], cache: Path, name: str) -> None:
+def _check_space(files: Sequence[HubFile], cache: Path, name: str, revision: str | None) -> None:
     from huggingface_hub import try_to_load_from_cache
 
-    missing = sum(file.num_bytes for file in files if not isinstance(try_to_load_from_cache(name, file.name), str))
+    missing = sum(
+        file.num_bytes
+        for file in files
+        if not isinstance(try_to_load_from_cache(name, file.name, revision=revision), str)
+    )
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if missing > free:
