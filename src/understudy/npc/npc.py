@@ -244,6 +244,7 @@ class Npc:
 
         Raises:
             SaveError: the file cannot be written.
+            CardError: the card's lorebook was changed in code.
             RequestError: the character is still speaking.
         """
         self._acquire()

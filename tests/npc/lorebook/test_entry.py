@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -5,7 +6,8 @@ from typing import Any
 import pytest
 
 from understudy.errors import CardError, SaveError
-from understudy.npc.lorebook import Logic, Lorebook, LoreState, Position
+from understudy.npc.card import Card
+from understudy.npc.lorebook import Logic, Lorebook, LorebookEntry, LoreState, Position
 
 ENTRY = {"keys": ["well"], "content": "Deep.", "extensions": {}, "enabled": True, "insertion_order": 1}
 BOOK = {"name": "Wells", "extensions": {"x": [1]}, "entries": [ENTRY], "unknown": {"龍": None}}
@@ -19,6 +21,16 @@ def test_the_three_kinds_read_alike() -> None:
     assert books[0].entries[0].keys == books[2].entries[0].keys == ("well",)
     assert (books[0].entries[0].is_selective, books[2].entries[0].is_selective) == (False, True)
     assert books[0].to_json() == BOOK
+
+
+def test_what_was_changed_in_code_is_not_lost_in_silence() -> None:
+    changed = dataclasses.replace(Lorebook.from_json(BOOK), entries=())
+    for book in (changed, Lorebook(name="Wells", entries=(LorebookEntry(id="0", content="Deep."),))):
+        with pytest.raises(CardError, match="'Wells' was made or changed in code"):
+            book.to_json()
+        with pytest.raises(CardError, match="changed in code"):
+            Card(name="Ada", lorebook=book).to_json()
+    assert Card(name="Ada", lorebook=Lorebook.from_json(BOOK)).to_json()["character_book"] == BOOK
 
 
 def test_files(tmp_path: Path) -> None:

@@ -213,7 +213,16 @@ class Lorebook:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The document that it came from."""
+        """The document that it came from.
+
+        Raises:
+            CardError: it came from none, or was changed since: there is nothing that says so.
+        """
+        if not self.raw or type(self).from_json(self.raw) != self:
+            raise CardError(
+                f"The lorebook {self.name!r} was made or changed in code, so that it cannot be written. Change its "
+                "document and read that with Lorebook.from_json, or give the book to the session instead of the card."
+            )
         return dict(self.raw)
 
 
