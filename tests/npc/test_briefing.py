@@ -59,6 +59,22 @@ def test_then_the_weakest_passages() -> None:
     assert fit(1).conversation.contexts == ()
 
 
+def test_a_passage_that_goes_leaves_its_room_to_what_was_said() -> None:
+    history = [Message(role="user", content="hello"), Message(role="assistant", content="hm")]
+    long = Passage(source="lore", id="long", title="Long", text="word " * 20, reason="words 0.9")
+    briefing = fit_briefing(
+        system=SYSTEM,
+        line="now",
+        history=history,
+        turn=(),
+        tools=(),
+        passages=[long],
+        max_prompt_tokens=10,
+        count=count,
+    )
+    assert (briefing.num_exchanges, briefing.num_forgotten, briefing.num_prompt_tokens) == (1, 0, 3)
+
+
 def test_a_line_that_fits_nowhere() -> None:
     with pytest.raises(ContextLengthError) as caught:
         fit(0)

@@ -106,7 +106,7 @@ def fit_briefing(
         draft.drop_passages(max_prompt_tokens)
         reserved = max_prompt_tokens // _SUMMARY_SHARE if summarise else 0
         room = max_prompt_tokens - reserved if reserved > _SUMMARY_FRAME else max_prompt_tokens
-        num_exchanges = _most(len(draft.starts) - 1, lambda number: draft.length(number) <= room)
+        num_exchanges = _most(len(draft.starts), lambda number: draft.length(number) <= room)
         if summarise and reserved > _SUMMARY_FRAME:
             text = summarise(draft.forgotten(num_exchanges), reserved - _SUMMARY_FRAME)
             draft.add_summary(text, num_exchanges, max_prompt_tokens)
