@@ -38,7 +38,7 @@ void require(bool holds, const char* what) {
 }
 
 Result forward(Model& model, KvPool& pool, MutableFloats2 x, const Ints1& past, const Ints1& num_tokens, const Ints1& num_logits,
-               const Ints1& tables) {
+               const Ints1& tables, bool is_hidden) {
     const ModelShape& shape = model.shape();
     size_t count = past.shape(0);
     require(model.is_complete(), "a matrix or norm of the model was not set");
@@ -60,12 +60,12 @@ Result forward(Model& model, KvPool& pool, MutableFloats2 x, const Ints1& past, 
         stretches.push_back(s);
     }
     require(static_cast<int64_t>(x.shape(0)) == rows && static_cast<int64_t>(x.shape(1)) == shape.hidden, "x is not (tokens, hidden)");
-    Result logits = new_array(static_cast<size_t>(wanted), static_cast<size_t>(shape.vocab));
+    Result out = new_array(static_cast<size_t>(wanted), static_cast<size_t>(is_hidden ? shape.hidden : shape.vocab));
     {
         nb::gil_scoped_release released;
-        model.forward(pool, stretches, x.data(), logits.data());
+        model.forward(pool, stretches, x.data(), out.data(), is_hidden ? Model::Output::kHidden : Model::Output::kLogits);
     }
-    return logits;
+    return out;
 }
 
 // One product, for tests and benchmarks of the kernels: (M, cols) times the transposed matrix.
@@ -209,7 +209,7 @@ NB_MODULE(_native, m) {
         .def("set_norm", [](Model& model, int64_t layer, int which, const Floats1& gain, const Floats1& bias) {
             model.set_norm(layer, which, span_of(gain), span_of(bias));
         })
-        .def("forward", &forward, "pool"_a, "x"_a, "past"_a, "num_tokens"_a, "num_logits"_a, "tables"_a)
+        .def("forward", &forward, "pool"_a, "x"_a, "past"_a, "num_tokens"_a, "num_logits"_a, "tables"_a, "is_hidden"_a = false)
         .def("set_skip_zeros", &Model::set_skip_zeros, "skips"_a)
         .def("set_census", &Model::set_census, "counts"_a)
         .def("census",

@@ -88,7 +88,7 @@ std::pair<int64_t, int64_t> Model::share(int64_t count, int member) const {
 }
 
 // What the step needs, worked out by the caller's thread alone.
-void Model::prepare(std::span<const Stretch> stretches) {
+void Model::prepare(std::span<const Stretch> stretches, Output kind) {
     tokens_.clear();
     logit_rows_.clear();
     tasks_.clear();
@@ -129,9 +129,10 @@ void Model::prepare(std::span<const Stretch> stretches) {
     qkv_.reserve(rows * static_cast<size_t>(qkv_stride_) * floats);
     mixed_.reserve(rows * static_cast<size_t>(shape_.num_heads * shape_.head_dim) * floats);
     hidden_.reserve(rows * static_cast<size_t>(up_to(shape_.mlp, 16)) * floats);
+    size_t num_logits = kind == Output::kLogits ? logit_rows_.size() : 0;
     output_.reserve(std::max(rows * static_cast<size_t>(up_to(shape_.hidden, kTileRows)),
-                             logit_rows_.size() * static_cast<size_t>(up_to(shape_.vocab, 16))) * floats);
-    picked_.reserve(std::max<size_t>(1, logit_rows_.size()) * static_cast<size_t>(shape_.hidden) * floats);
+                             num_logits * static_cast<size_t>(up_to(shape_.vocab, 16))) * floats);
+    picked_.reserve(std::max<size_t>(1, num_logits) * static_cast<size_t>(shape_.hidden) * floats);
     int64_t widest = up_to(std::max({shape_.hidden, shape_.mlp, shape_.num_heads * shape_.head_dim}), 256);
     levels_.reserve(rows * static_cast<size_t>(widest + widest / 256 * 4 * (1 + kSumsIn256)) + 192);
     active_.clear();
@@ -275,10 +276,10 @@ void Model::attention(int member, KvPool& pool, std::span<const Stretch> stretch
     }
 }
 
-void Model::forward(KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits) {
+void Model::forward(KvPool& pool, std::span<const Stretch> stretches, float* x, float* out, Output kind) {
     std::lock_guard lock(mutex_);
-    prepare(stretches);
-    std::function<void(int)> work = [&](int member) { walk(member, pool, stretches, x, logits); };
+    prepare(stretches, kind);
+    std::function<void(int)> work = [&](int member) { walk(member, pool, stretches, x, out, kind); };
     team_.run(work);
 }
 
@@ -296,7 +297,7 @@ void Model::count(Census& census, const float* activations, int64_t from, int64_
     std::atomic_ref(census.total) += static_cast<int64_t>(tokens_.size()) * (to - from);
 }
 
-void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits) {
+void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, float* x, float* out, Output kind) {
     auto rows = static_cast<int64_t>(tokens_.size());
     int64_t hidden = shape_.hidden, heads = shape_.num_heads * shape_.head_dim, kv = shape_.num_kv_heads * shape_.head_dim;
     int64_t mlp_stride = up_to(shape_.mlp, 16), out_stride = up_to(hidden, kTileRows);
@@ -348,12 +349,14 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
     }
     auto wanted = static_cast<int64_t>(logit_rows_.size());
     if (!wanted) return;
+    float* picked = kind == Output::kHidden ? out : picked_.as<float>();
     auto [begin, end] = share(wanted, member);
     for (int64_t j = begin; j < end; ++j)
         kernels_->layer_norm(x + logit_rows_[static_cast<size_t>(j)] * hidden, last_norm_.gain.data(), last_norm_.bias.data(),
-                             shape_.norm_eps, hidden, picked_.as<float>() + j * hidden);
+                             shape_.norm_eps, hidden, picked + j * hidden);
+    if (kind == Output::kHidden) return;
     team_.barrier();
-    Input input = input_for({&head_}, picked_.as<float>(), hidden, wanted, levels_);
+    Input input = input_for({&head_}, picked, hidden, wanted, levels_);
     if (input.wants_levels) {
         quantize(input, wanted, member);
         team_.barrier();
@@ -361,7 +364,7 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
     int64_t stride = up_to(shape_.vocab, 16);
     auto [from, to] = multiply(head_, input, wanted, member, output, stride);
     for (int64_t j = 0; j < wanted; ++j)
-        std::memcpy(logits + j * shape_.vocab + from, output + j * stride + from, static_cast<size_t>(std::max<int64_t>(0, to - from)) * sizeof(float));
+        std::memcpy(out + j * shape_.vocab + from, output + j * stride + from, static_cast<size_t>(std::max<int64_t>(0, to - from)) * sizeof(float));
 }
 
 }  // namespace understudy

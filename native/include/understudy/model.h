@@ -68,9 +68,11 @@ public:
     // Whether every matrix and norm was set.
     bool is_complete() const;
 
-    // x: (M, hidden) embeddings of all stretches' tokens, overwritten. logits: (sum of num_logits, vocab).
+    // What comes out of a step: logits, or what the head would read, the last norm's output.
+    enum class Output { kLogits, kHidden };
+    // x: (M, hidden) embeddings of all stretches' tokens, overwritten. out: (sum of num_logits, vocab or hidden).
     // The caller has checked lengths, tables, the pool's shape and `is_complete`. One call at a time: others wait.
-    void forward(KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits);
+    void forward(KvPool& pool, std::span<const Stretch> stretches, float* x, float* out, Output kind = Output::kLogits);
 
     // Whether one to 19 rows leave out the lines of zero neurons; results are the same either way.
     void set_skip_zeros(bool skips) { skips_zeros_ = skips; }
@@ -108,12 +110,12 @@ private:
     };
 
     void fill(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source, bool is_neuron_major);
-    void prepare(std::span<const Stretch> stretches);
+    void prepare(std::span<const Stretch> stretches, Output kind);
     Input input_for(std::initializer_list<const Matrix*> matrices, float* floats, int64_t size, int64_t num_rows, Buffer& memory);
     std::pair<int64_t, int64_t> share(int64_t count, int member) const;
     void quantize(const Input& input, int64_t num_rows, int member);
     std::pair<int64_t, int64_t> multiply(const Matrix& matrix, const Input& input, int64_t num_rows, int member, float* y, int64_t stride);
-    void walk(int member, KvPool& pool, std::span<const Stretch> stretches, float* x, float* logits);
+    void walk(int member, KvPool& pool, std::span<const Stretch> stretches, float* x, float* out, Output kind);
     int64_t attention_floats(int64_t group) const;
     void attention(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer);
     void rotate_and_store(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer);

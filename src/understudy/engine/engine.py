@@ -13,8 +13,12 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from understudy.engine.backend import Backend, Cache, Step
 from understudy.engine.constraint import Constraint
+from understudy.engine.embedding import mean_hidden_states
 from understudy.engine.generation import Generation
 from understudy.engine.paging import KvPages, Pager
 from understudy.engine.prefix import PrefixStore, longest_beginning
@@ -199,6 +203,32 @@ class Engine:
         """
         request = GenerationRequest(prompt_ids=tuple(prompt_ids), priority=priority, owner=owner, is_warm_up=True)
         return self.submit(request)
+
+    def embed(
+        self, texts: TokenIds[TokenIds[int]], *, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> npt.NDArray[np.float32]:
+        """Texts as vectors: the mean of the last hidden states of their tokens, of length 1. Blocks; others go on.
+
+        Args:
+            texts: (B, T) token ids.
+            is_cancelled: asked between steps; true ends the work with what there is.
+
+        Returns:
+            (B, D).
+
+        Raises:
+            ContextLengthError: a text is longer than the model's context.
+            RequestError: a text is empty, or a token id is not in the vocabulary.
+            EngineError: the backend gives no hidden states, no memory is left, or the engine is closed.
+        """
+        return mean_hidden_states(
+            self.backend,
+            self._prefixes,
+            texts,
+            call=self._call,
+            step_tokens=self.options.prefill_tokens,
+            is_cancelled=is_cancelled,
+        )
 
     def export_prefix(
         self, token_ids: TokenIds[int], *, start: int = 0, max_bytes: int | None = None

@@ -219,16 +219,27 @@ class CpuBackend:
             EngineError: a sequence would outgrow the context or the cache's budget, a token id is not in the
                 vocabulary, or a step is empty.
         """
+        return self._run(batch, [step.num_logits for step in batch])
+
+    def hidden_states(self, batch: Sequence[ForwardStep]) -> list[_F32]:
+        """Run one step; for each sequence (T, D), what the head would read of its new tokens.
+
+        Raises:
+            EngineError: as of `forward`.
+        """
+        return self._run(batch, [len(step.token_ids) for step in batch], is_hidden=True)
+
+    def _run(self, batch: Sequence[ForwardStep], wanted: Sequence[int], *, is_hidden: bool = False) -> list[_F32]:
         caches = [self._checked_cache(step) for step in batch]
         sizes = [len(step.token_ids) for step in batch]
         for cache, size in zip(caches, sizes, strict=True):
             cache.reserve(cache.length + size)
         x = self._embedding.rows(np.concatenate([np.asarray(step.token_ids) for step in batch]))
-        pasts, wanted = [cache.length for cache in caches], [step.num_logits for step in batch]
-        logits = self.forward_rows(np.ascontiguousarray(x, np.float32), caches, pasts, sizes, wanted)
+        pasts = [cache.length for cache in caches]
+        rows = self.forward_rows(np.ascontiguousarray(x, np.float32), caches, pasts, sizes, wanted, is_hidden=is_hidden)
         for cache, size in zip(caches, sizes, strict=True):
             cache.advance(size)
-        return logits
+        return rows
 
     def forward_rows(
         self,
@@ -237,6 +248,8 @@ class CpuBackend:
         pasts: Sequence[int],
         sizes: Sequence[int],
         wanted: Sequence[int],
+        *,
+        is_hidden: bool = False,
     ) -> list[_F32]:
         """Run all layers on rows that stand for tokens: of the input table, or what layers elsewhere made of them.
 
@@ -245,22 +258,24 @@ class CpuBackend:
             caches: with room reserved; the caller counts what is written.
             pasts: tokens cached before, of each sequence.
             sizes: tokens of each sequence, at least one.
-            wanted: rows of logits for the last tokens of each.
+            wanted: rows of results for the last tokens of each.
+            is_hidden: give what the head would read instead of logits.
 
         Returns:
-            For each sequence logits of shape (wanted, V).
+            For each sequence logits of shape (wanted, V), or hidden states of shape (wanted, D).
         """
         block_tokens = self._blocks.block_tokens
         used = [c.blocks[: -(-(past + t) // block_tokens)] for c, past, t in zip(caches, pasts, sizes, strict=True)]
-        logits: _F32 = self._model.forward(
+        rows: _F32 = self._model.forward(
             self._pool,
             np.ascontiguousarray(x),
             np.asarray(pasts, np.int32),
             np.asarray(sizes, np.int32),
             np.asarray(wanted, np.int32),
             np.concatenate([np.asarray(b, np.int32) for b in used]),
+            is_hidden,
         )
-        return np.split(logits, np.cumsum(wanted)[:-1])
+        return np.split(rows, np.cumsum(wanted)[:-1])
 
     def _own(self, cache: object) -> BlockCache:
         if not isinstance(cache, BlockCache) or cache.pool is not self._blocks:

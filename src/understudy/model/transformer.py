@@ -153,6 +153,23 @@ class ReferenceBackend:
         Raises:
             EngineError: a sequence would outgrow the context, a token id is not in the vocabulary, or a step is empty.
         """
+        x, spans = self._layer_outputs(batch)
+        last = np.concatenate([x[s.stop - step.num_logits : s.stop] for s, step in zip(spans, batch, strict=True)])
+        spans = _spans([step.num_logits for step in batch])
+        logits = self._head(self._norm(last), spans)
+        return [logits[s] for s in spans]
+
+    def hidden_states(self, batch: Sequence[ForwardStep]) -> list[_F32]:
+        """Run one step; for each sequence (T, D), what the head would read of its new tokens.
+
+        Raises:
+            EngineError: as of `forward`.
+        """
+        x, spans = self._layer_outputs(batch)
+        return [self._norm(x[s]) for s in spans]
+
+    def _layer_outputs(self, batch: Sequence[ForwardStep]) -> tuple[_F32, list[slice]]:
+        """What the layers make of all new tokens, and which rows are whose."""
         caches = [self._checked_cache(step) for step in batch]
         sizes = [len(step.token_ids) for step in batch]
         spans = _spans(sizes)
@@ -167,10 +184,7 @@ class ReferenceBackend:
             x += layer.down(relu2(layer.up(layer.mlp_norm(x), spans)), spans)
         for cache, size in zip(caches, sizes, strict=True):
             cache.advance(size)
-        last = np.concatenate([x[s.stop - step.num_logits : s.stop] for s, step in zip(spans, batch, strict=True)])
-        spans = _spans([step.num_logits for step in batch])
-        logits = self._head(self._norm(last), spans)
-        return [logits[s] for s in spans]
+        return x, spans
 
     def _attention(self, qkv: _F32, cos: _F32, sin: _F32, cache: KvCache, layer: int) -> _F32:
         n, k, h = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim

@@ -13,6 +13,7 @@ from understudy.server.border import PROBES, Border
 from understudy.server.chat import answer_chat
 from understudy.server.completions import CompletionRequest, answer_completion
 from understudy.server.document import body_of, finish_document, schemas_of
+from understudy.server.embeddings import EmbeddingRequest, add_embeddings
 from understudy.server.keys import ApiKey, KeyRing
 from understudy.server.metrics import Metrics, add_metrics
 from understudy.server.npcs import add_npcs
@@ -76,12 +77,13 @@ def create_app(
     app.add_exception_handler(HTTPException, _answer_http_exception)
     _add_answers(app, shelf)
     _add_models(app, shelf)
-    add_tokens(app, shelf, body_of)
+    add_embeddings(app, shelf)
+    add_tokens(app, shelf)
     add_about(app, shelf, traffic)
     add_metrics(app, metrics)
     add_page(app)
     npc_schemas = add_npcs(app, shelf.default)
-    schemas = schemas_of((ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest))
+    schemas = schemas_of((ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest, DetokenizeRequest))
     finish_document(app, {**schemas, **npc_schemas}, streams=_STREAMS, open_paths=PROBES)
     return app
 

@@ -24,7 +24,7 @@ from understudy.server.sampling import nth_sampling, read_sampling
 from understudy.server.schema import SampledRequest, Whole, field_problem, unsupported
 from understudy.server.served import ServedModel, Shelf
 
-__all__ = ["CompletionRequest", "answer_completion", "prompt_ids"]
+__all__ = ["CompletionRequest", "answer_completion", "prompt_ids", "read_prompts"]
 
 _MAX_PROMPTS = 32
 _MAX_SEQUENCES = 32
@@ -38,15 +38,19 @@ _UNSUPPORTED = frozenset(
 _WITHOUT_EFFECT = frozenset({"user", "metadata", "store"})
 
 
-def _prompts(value: Any) -> Any:
-    """One prompt or several as a list of texts or of token ids."""
+def read_prompts(value: Any, *, most: int = _MAX_PROMPTS) -> Any:
+    """One prompt or several as a list of texts or of token ids.
+
+    Raises:
+        ValueError: it is neither, or there are too many or empty ones.
+    """
     is_ids = isinstance(value, list) and bool(value) and all(type(v) is int for v in value)
     prompts = [value] if isinstance(value, str) or is_ids else value
     kinds = isinstance(prompts, list) and all(
         isinstance(p, str) or (isinstance(p, list) and bool(p) and all(type(v) is int for v in p)) for p in prompts
     )
-    if not kinds or not 1 <= len(prompts) <= _MAX_PROMPTS or "" in prompts:
-        raise ValueError(f"must be a text, a list of token ids, or a list of up to {_MAX_PROMPTS} of these, none empty")
+    if not kinds or not 1 <= len(prompts) <= most or "" in prompts:
+        raise ValueError(f"must be a text, a list of token ids, or a list of up to {most} of these, none empty")
     return prompts
 
 
@@ -55,7 +59,7 @@ class CompletionRequest(SampledRequest):
 
     prompt: Annotated[
         list[str | list[int]],
-        BeforeValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
+        BeforeValidator(read_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
     ]
     echo: bool | None = None
     logprobs: Annotated[Whole, Field(ge=0, le=_MAX_LOGPROBS)] | None = None

@@ -140,13 +140,16 @@ class ServedModel:
         """Context length in tokens."""
         return self.model.files.config.max_position_embeddings
 
-    def admit(self) -> None:
+    def admit(self, *, num_others: int = 0) -> None:
         """Refuse one more request where too many wait already.
+
+        Args:
+            num_others: that wait elsewhere than in the engine.
 
         Raises:
             Problem: 429.
         """
-        if self.engine.stats().num_waiting >= self.options.max_waiting:
+        if self.engine.stats().num_waiting + num_others >= self.options.max_waiting:
             raise Problem(
                 429,
                 "Too many requests wait already; send it again in a moment.",

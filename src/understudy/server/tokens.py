@@ -11,6 +11,7 @@ from understudy.prompt import Conversation
 from understudy.server.body import read_json
 from understudy.server.completions import prompt_ids
 from understudy.server.conversation import read_conversation
+from understudy.server.document import body_of
 from understudy.server.problem import JsonResponse, Problem
 from understudy.server.schema import Record, field_problem, parse_chat_request
 from understudy.server.served import ServedModel, Shelf
@@ -36,21 +37,15 @@ class DetokenizeRequest(Record):
     tokens: list[int]
 
 
-def add_tokens(app: FastAPI, shelf: Shelf, described: Any) -> None:
-    """Add the routes.
+def add_tokens(app: FastAPI, shelf: Shelf) -> None:
+    """Add the routes."""
 
-    Args:
-        app: where to.
-        shelf: whose tokens.
-        described: makes a body's part of the document.
-    """
-
-    @app.post("/tokenize", openapi_extra=described(TokenizeRequest), summary="Turn a text or messages into token ids")
+    @app.post("/tokenize", openapi_extra=body_of(TokenizeRequest), summary="Turn a text or messages into token ids")
     async def tokenize(request: Request) -> Response:
         value = await read_json(request)
         return JsonResponse(await asyncio.to_thread(_tokenize, value, shelf))
 
-    @app.post("/detokenize", openapi_extra=described(DetokenizeRequest), summary="Turn token ids into text")
+    @app.post("/detokenize", openapi_extra=body_of(DetokenizeRequest), summary="Turn token ids into text")
     async def detokenize(request: Request) -> Response:
         value = await read_json(request)
         return JsonResponse(await asyncio.to_thread(_detokenize, value, shelf))
