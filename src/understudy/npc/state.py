@@ -335,7 +335,8 @@ def _member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
         info = archive.getinfo(name)
     except KeyError as error:
         raise zipfile.BadZipFile(f"{name} is missing") from error
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size > max_bytes:
+    is_plain = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+    if not is_plain or info.flag_bits & 1 or info.file_size > max_bytes:
         raise zipfile.BadZipFile(f"{name} has {info.file_size} bytes or is packed, expected at most {max_bytes} as is")
     return archive.read(info)
 
