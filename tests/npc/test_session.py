@@ -16,6 +16,7 @@ from understudy.npc.card import Card
 from understudy.npc.model import Model
 from understudy.npc.session import Session
 from understudy.npc.world import World
+from understudy.npc.world_lore import open_world_lore
 from understudy.prompt import Conversation, Message, Renderer, ToolCall
 from understudy.testing import tiny_model
 from understudy.tools.functions import tool
@@ -69,6 +70,14 @@ def test_the_oldest_pairs_go_first(session: Session, budget: int) -> None:
     kept = contents(session.conversation("now", max_prompt_tokens=budget, count=count))
     pairs = min(10, (budget - 1) // 2)
     assert kept == [text for n in range(10 - pairs, 10) for text in (f"q{n}", f"a{n}")] + ["now"]
+
+
+def test_what_world_and_database_both_hold_is_given_once(hill: World) -> None:
+    with open_world_lore(hill) as lore:
+        session = Session(hill.characters[0], hill, lore=lore)
+        assert [one.text for one in lore.search("Whose is the well?", character="ada")] == ["Text 1."]
+        talk = session.conversation("Whose is the well?", max_prompt_tokens=100, count=count)
+    assert talk.contexts == ("Text 1.",)
 
 
 def test_lore_goes_after_the_history(session: Session) -> None:

@@ -304,7 +304,7 @@ class Session:
                 *self._of_memory(line),
                 *_of_lorebooks(scan),
                 *map(_of_world, selected),
-                *self._of_database(line, recent),
+                *self._of_database(line, recent, {found.entry.text for found in selected}),
             ],
             max_prompt_tokens=max_prompt_tokens,
             count=count,
@@ -439,11 +439,11 @@ class Session:
     def _summary(self, turns: Sequence[Message], max_tokens: int, *, count: Callable[[str], int]) -> str:
         return summarise(turns, player=self.player, character=self.card.char, max_tokens=max_tokens, count=count)
 
-    def _of_database(self, line: str, recent: Sequence[str]) -> list[Passage]:
-        """Passages of the lore database that this character may know; those of one file twice are given once."""
+    def _of_database(self, line: str, recent: Sequence[str], given: set[str]) -> list[Passage]:
+        """Passages of the lore database that this character may know, but for those that the world gives already."""
         if self.lore is None:
             return []
-        found = self.lore.search(line, character=self._who, history=recent)
+        found = [one for one in self.lore.search(line, character=self._who, history=recent) if one.text not in given]
         return [
             Passage(source="lore", id=one.id, title=one.title, text=one.context, reason=one.reason) for one in found
         ]
