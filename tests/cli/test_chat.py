@@ -132,6 +132,8 @@ def test_cards_and_worlds_of_ones_own(run: "Run", model_file: Path, tmp_path: Pa
     result = run("chat", "--model", model_file, "--world", book, "--max-tokens", 2, typed="The ferry?\n/why\n")
     assert 'lorebook 0: kept, key "ferry"' in result.out
     assert "lorebook" in run("chat", "--model", model_file, "--world", tmp_path / "none.json", "--say", "Hi").err
+    twice = run("chat", "--model", model_file, "--world", tmp_path, "--world", tmp_path, "--say", "Hi")
+    assert f"{tmp_path} is a second world folder" in twice.err
 
 
 def test_calls_and_results_are_shown(

@@ -1,5 +1,6 @@
 """`understudy chat`: talk with a character."""
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -57,10 +58,11 @@ def chat(
     from understudy.npc.model import Model
     from understudy.npc.npc import NpcOptions
 
-    surroundings = _surroundings(world or [])
-    place = surroundings["world"]
     functions = _load_tools(tools or [])
-    with Model.load(model, backend=backend) as loaded:
+    with contextlib.ExitStack() as opened:
+        surroundings = _surroundings(world or [], opened)
+        place = surroundings["world"]
+        loaded = opened.enter_context(Model.load(model, backend=backend))
         options = NpcOptions(sampling=_sampling(loaded, temperature), max_tokens=max_tokens)
         about = {**surroundings, "tools": functions, "options": options}
         npc = loaded.npc(card or place.characters[0], player=player, seed=seed, **about)
@@ -72,8 +74,13 @@ def chat(
         _converse(_Talk(npc, lambda path: loaded.npc_from(path, **about)))
 
 
-def _surroundings(paths: list[Path]) -> dict[str, Any]:
-    """What the paths hold, as arguments of `Model.npc`; facts about the player go into the lore database."""
+def _surroundings(paths: list[Path], opened: contextlib.ExitStack) -> dict[str, Any]:
+    """What the paths hold, as arguments of `Model.npc`; facts about the player go into the lore database.
+
+    Args:
+        paths: one world and one database at most, and lorebooks.
+        opened: closes the database.
+    """
     from understudy.npc.lorebook import Lorebook
     from understudy.npc.memory import Memory
     from understudy.npc.world import default_world, load_world
@@ -83,10 +90,13 @@ def _surroundings(paths: list[Path]) -> dict[str, Any]:
     for path in paths:
         if path.suffix.lower() == ".json":
             books.append(Lorebook.load(path))
-        elif path.is_file():
-            lore, memory = Lore.open(path), Memory.open(path)
-        else:
+        elif path.is_file() and lore is None:
+            lore, memory = opened.enter_context(Lore.open(path)), opened.enter_context(Memory.open(path))
+        elif not path.is_file() and place is None:
             place = load_world(path)
+        else:
+            kind = "lore database" if path.is_file() else "world folder"
+            raise RequestError(f"{path} is a second {kind}; give one, and any number of lorebooks.", param="world")
     return {"world": place or default_world(), "lore": lore, "lorebooks": books, "memory": memory}
 
 
