@@ -76,3 +76,16 @@ def test_a_result_without_a_call_is_refused(messages: list[dict[str, Any]], para
     with pytest.raises(RequestError, match="no call of the assistant before it waits for one") as refused:
         read(*messages)
     assert refused.value.param == param
+
+
+def test_a_result_that_names_its_function_brings_the_call_that_was_lost() -> None:
+    said = {"role": "assistant", "content": "", "tool_calls": None}
+    named = [{**result(own_id, own_id), "name": "open_gate"} for own_id in ("a", "b")]
+    (turn, *results), num_left_out = read(said, *named)
+    assert [(c.id, c.name, c.arguments) for c in turn.tool_calls] == [("a", "open_gate", ""), ("b", "open_gate", "")]
+    assert [(r.tool_call_id, r.content) for r in results] == [("a", "a"), ("b", "b")]
+    assert num_left_out == 0
+    (turn, *results), _ = read(asked(call("a")), *named)
+    assert [c.arguments for c in turn.tool_calls] == ['{"side": "north"}', ""]
+    with pytest.raises(RequestError, match="no call of the assistant"):
+        read(named[0])

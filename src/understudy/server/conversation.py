@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from understudy.errors import RequestError
 from understudy.prompt import Conversation, Message, Role, ToolCall
-from understudy.server.schema import ChatMessage, ChatRequest, Document
+from understudy.server.schema import ChatMessage, ChatRequest, Document, ToolCallPart
 from understudy.tools.history import mend_history
 
 __all__ = ["read_conversation"]
@@ -21,6 +21,7 @@ def read_conversation(body: ChatRequest) -> tuple[Conversation, int]:
     Raises:
         RequestError: a tool's result belongs to no call.
     """
+    _add_lost_calls(body.messages)
     _check_results(body.messages)
     messages = [_message(message) for message in body.messages]
     mended = mend_history(messages)
@@ -31,6 +32,25 @@ def read_conversation(body: ChatRequest) -> tuple[Conversation, int]:
         contexts=tuple(map(_passage, body.documents or ())),
     )
     return conversation, _num_calls(messages) - _num_calls(mended)
+
+
+def _add_lost_calls(messages: Sequence[ChatMessage]) -> None:
+    """Give the assistant back the calls whose results follow.
+
+    LangChain's NVIDIA client sends no calls but those that it read itself, not those of a history made by hand; yet a
+    result names its function. With what arguments it was called is lost.
+    """
+    owner, num_open = None, 0
+    for message in messages:
+        if message.role != "tool":
+            owner = message if message.role == "assistant" else None
+            num_open = len(message.tool_calls or ()) + (message.function_call is not None)
+        elif num_open > 0:
+            num_open -= 1
+        elif message.name and owner is not None:
+            lost = ToolCallPart.model_validate({"id": message.tool_call_id, "function": {"name": message.name}})
+            owner.tool_calls = owner.tool_calls or []
+            owner.tool_calls.append(lost)
 
 
 def _check_results(messages: Sequence[ChatMessage]) -> None:

@@ -143,6 +143,7 @@ class ChatMessage(Record):
     tool_calls: list[ToolCallPart] | None = None
     function_call: _Function | None = None
     tool_call_id: str | None = None
+    name: str | None = None
 
 
 class Document(Record):
