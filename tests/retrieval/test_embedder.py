@@ -1,7 +1,9 @@
 """Against a real server on loopback; its vectors count letters."""
 
+import contextlib
 import http.server
 import json
+import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
@@ -141,6 +143,15 @@ def test_words_and_meaning_are_fused(server: Server, lore_folder: Path, tmp_path
         secret = lore.search("The ferrymen owe the crown nine swans.", character="pym", min_score=0, min_similarity=-1)
         assert len(secret) == 4
         assert not [one for one in secret if "ferrymen" in one.text]
+
+
+def test_damaged_vectors(server: Server, lore_folder: Path, tmp_path: Path) -> None:
+    embedder = EndpointEmbedder(url(server), "letters")
+    build_lore(tmp_path / "l.db", read_folder(lore_folder).documents, embedder=embedder)
+    with contextlib.closing(sqlite3.connect(tmp_path / "l.db")) as connection, connection:
+        connection.execute("UPDATE lore_vectors SET vector = x'00' WHERE rowid = 1")
+    with Lore.open(tmp_path / "l.db", embedder=embedder) as lore, pytest.raises(LoreError, match="damaged"):
+        lore.search("the watch of Pym", character=ALL_KNOWING)
 
 
 def test_an_embedder_that_fails_leaves_the_words(

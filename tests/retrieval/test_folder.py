@@ -1,4 +1,6 @@
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,6 +133,21 @@ def test_no_folder_and_too_small_a_bound(tmp_path: Path) -> None:
         read_folder(tmp_path / "nope")
     with pytest.raises(LoreError, match="too short"):
         read_folder(tmp_path, max_words=3)
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "inn.txt", "The inn.")
+    write(tmp_path, "closed/mill.txt", "The mill.")
+    scan = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(LoreError, match="closed cannot be read: Permission denied"):
+        read_folder(tmp_path)
 
 
 def test_half_a_character_does_no_harm(tmp_path: Path) -> None:

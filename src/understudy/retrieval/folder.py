@@ -92,8 +92,11 @@ def read_folder(folder: Path, *, max_words: int = MAX_WORDS) -> Folder:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise LoreError(f"{error.filename} cannot be read: {error.strerror}. Check its rights.") from error
+
     num_files = 0
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(root, name)

@@ -187,8 +187,8 @@ class Index:
             "SELECT p.number, p.scope, v.vector FROM lore_passages p JOIN lore_vectors v ON v.digest = p.digest "
             "WHERE v.embedder = (SELECT value FROM lore_facts WHERE name = 'embedder') ORDER BY p.number"
         ).fetchall()
-        if not found:
-            raise LoreError("The lore has no vectors. Build it again with the embedder.")
+        if not found or len({len(row[2]) for row in found}) > 1 or len(found[0][2]) % 4:
+            raise LoreError("The lore has no vectors, or damaged ones. Build it again with the embedder.")
         return _Vectors(
             numbers=np.array([row[0] for row in found], dtype=np.int64),
             scopes=np.array([row[1] for row in found], dtype=np.int64),
