@@ -11,6 +11,7 @@ from understudy.server.traffic import Traffic
 
 __all__ = ["add_about"]
 
+_LIST: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"schema": {"type": "array"}}}}}
 _LICENSE_URL = "https://www.apache.org/licenses/LICENSE-2.0"
 
 
@@ -98,7 +99,7 @@ def _add_llama(app: FastAPI, shelf: Shelf) -> None:
             "build_info": f"understudy {__version__}",
         }
 
-    @app.get("/slots", summary="The first model's places for running answers, where llama.cpp has them")
+    @app.get("/slots", summary="The first model's places for answers, where llama.cpp has them", responses=_LIST)
     async def slots() -> list[dict[str, Any]]:
         engine = shelf.default.engine
         num_running, length = engine.stats().num_running, shelf.default.max_model_len

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 __all__ = ["body_of", "finish_document", "schemas_of"]
 
 _REFERENCES = "#/components/schemas/{model}"
+_PROBES_OF_READINESS = frozenset({"/health", "/v1/health/ready"})
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -64,11 +65,18 @@ def finish_document(
     for path, routes in document["paths"].items():
         for route in routes.values():
             route["responses"].pop("422", None)
+            for response in route["responses"].values():
+                content = response.get("content", {}).get("application/json", {})
+                if content.get("schema") == {
+                    "type": "string"
+                }:  # the framework's guess for routes that answer themselves
+                    content["schema"] = {"type": "object"}
             route["responses"]["default"] = {"description": "An error", "content": error}
             if path not in open_paths:
                 route["security"] = [{"key": []}, {}]
             if path in streams:
                 content = route["responses"]["200"].setdefault("content", {})
                 content["text/event-stream"] = {"schema": {"type": "string"}}
-    if ready := document["paths"].get("/v1/health/ready", {}).get("get"):
-        ready["responses"]["503"] = {"description": "Not ready", "content": {"application/json": {"schema": {}}}}
+    for path in _PROBES_OF_READINESS & document["paths"].keys():
+        described_as = {"application/json": {"schema": {"type": "object"}}}
+        document["paths"][path]["get"]["responses"]["503"] = {"description": "Not ready", "content": described_as}

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -163,7 +164,7 @@ class _Gauges:
 def add_metrics(app: FastAPI, metrics: Metrics) -> None:
     """Add the routes."""
 
-    @app.get("/metrics", summary="Figures for Prometheus", response_class=Response)
-    @app.get("/v1/metrics", summary="The same, where NIM has them", response_class=Response)
+    @app.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
+    @app.get("/v1/metrics", summary="The same, where NIM has them", response_class=PlainTextResponse)
     async def figures() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
