@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import json
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,20 @@ def test_no_trace_of_a_line(model: Model) -> None:
     assert (npc.history, npc.session.lore_state) == before
     npc.say("Who am I?").close()
     assert "Corvin" not in str(npc.why())
+
+
+def test_no_trace_of_a_line_in_a_file(model: Model, tmp_path: Path) -> None:
+    npc = model.npc("hettie", options=WILD, seed=2)
+    talk(npc, ("Good evening!",))
+    npc.say("Tell me about the Dry Boot inn.", remember=False).text()
+    why = npc.why()
+    assert why is not None
+    assert why.conversation.contexts
+    npc.save(tmp_path / "a.npc", with_kv=True)
+    with zipfile.ZipFile(tmp_path / "a.npc") as archive:
+        kept = json.loads(archive.read("state.json"))["kv"]
+    text = model.files.tokenizer.decode(kept["token_ids"]) if kept else ""
+    assert why.conversation.contexts[0][:20] not in text
 
 
 def test_one_line_at_a_time(model: Model) -> None:

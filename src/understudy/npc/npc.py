@@ -329,8 +329,12 @@ class Npc:
 
     def _saved_ids(self) -> tuple[list[int], int]:
         """Tokens of the conversation, and how many of them are the persona, which others share."""
-        briefing = self.session.briefing
-        ids = self._shared_ids(briefing.conversation.contexts if briefing else ())
+        contexts: Sequence[str] = ()
+        if briefing := self.session.briefing:  # of a line that shall leave no trace, the contexts would tell
+            lines = ([m for m in said if m.role == "user"] for said in (self.history, briefing.conversation.messages))
+            remembered, shown = lines
+            contexts = briefing.conversation.contexts if remembered[-1:] == shown[-1:] else ()
+        ids = self._shared_ids(contexts)
         persona = self._model.encode(Conversation(messages=(self.session.system,)))
         return ids, _common(ids, persona)
 
