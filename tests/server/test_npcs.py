@@ -303,6 +303,12 @@ def answered(client: httpx.Client, where: str, response: httpx.Response, stage: 
                 assert given.status_code == 200
 
 
+@pytest.mark.parametrize(("content", "status"), [(None, 404), ("x" * 32_001, 400), (7, 400)])
+async def test_results_are_checked(client: httpx.AsyncClient, content: Any, status: int) -> None:
+    answer = await client.post("/v1/npcs/0/calls/0", json={"content": content})
+    assert (answer.status_code, status == 404 or answer.json()["error"]["param"] == "content") == (status, True)
+
+
 async def test_calls_of_a_whole_answer_are_shown(client: httpx.AsyncClient, stage: "Stage") -> None:
     where = await make(client, character="hettie", tools=[RENT_ROOM])
     stage.script = CALL

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from understudy.server.problem import Problem
 from understudy.server.schema import Record, Text, Tool, Whole, field_problem
@@ -76,10 +76,16 @@ class LoadNpc(_NpcRecord):
     tools: _Tools | None = None
 
 
-class CallResult(_NpcRecord):
-    """The body of `POST /v1/npcs/{id}/calls/{call}`: what the game's function gave."""
+def _bounded_result(text: str | None) -> str | None:
+    if text is not None and len(text) > _MAX_RESULT_CHARS:  # `Field(max_length=...)` fails on None
+        raise ValueError(f"must have at most {_MAX_RESULT_CHARS} characters, got {len(text)}")
+    return text
 
-    content: Annotated[Text, Field(max_length=_MAX_RESULT_CHARS)]
+
+class CallResult(_NpcRecord):
+    """The body of `POST /v1/npcs/{id}/calls/{call}`: what the game's function gave; null for nothing."""
+
+    content: Annotated[Text, AfterValidator(_bounded_result)]
 
 
 def parse_npc_request(kind: type[_Body], value: Mapping[str, Any]) -> _Body:
