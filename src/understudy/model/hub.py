@@ -130,7 +130,8 @@ def pull(
 ) -> CachedModel:
     """Download a model, or what is missing of it, and check each byte.
 
-    A download that was stopped goes on where it was. The hub's own cache keeps the files; its settings (`HF_ENDPOINT`,
+    Of a download that was stopped, whole files are not fetched again; a broken connection goes on where it was, if the
+    hub's library can. The hub's own cache keeps the files; its settings (`HF_ENDPOINT`,
     `HF_TOKEN`, `HF_HOME`) are honoured. Before any weights, `config.json` is read: a model of another architecture is
     refused in seconds.
 
@@ -323,5 +324,5 @@ def _explained(repo: str) -> Iterator[None]:
     except (http_error, errors.XetDownloadError, OSError) as error:
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelFileError(
-            f"{repo} could not be fetched ({what}). Run the same command again: it goes on where it was."
+            f"{repo} could not be fetched ({what}). Run the same command again: files that came whole are kept."
         ) from error
