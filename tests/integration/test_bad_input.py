@@ -74,7 +74,7 @@ COMMANDS: list[tuple[str, Arguments, str]] = [
     ("nobody of this name", talk("--card", "gandalf"), "Choose one of"),
     ("several of this name", lambda m, p: ["chat", "--say", "Hi", "--card", "s"], "may be"),
     ("card is no JSON", lambda m, p: card(p, "{name: Ada}"), "no valid JSON"),
-    ("card is a picture", lambda m, p: card(p, b"\x89PNG\r\n\x1a\n"), "not as a picture"),
+    ("card is a picture", lambda m, p: card(p, b"\x89PNG\r\n\x1a\n"), "truncated PNG"),
     ("card is a list", lambda m, p: card(p, "[]"), "must be a JSON object"),
     ("card has no name", lambda m, p: card(p, "{}"), "has no name"),
     ("card of the future", lambda m, p: card(p, '{"spec": "chara_card_v9", "data": {}}'), "chara_card_v9"),

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Self
 
 from understudy.engine import Engine, KvPages, PagedBackend
 from understudy.engine.page_bytes import digest_pages, max_packed_bytes, pack_pages, unpack_pages
-from understudy.errors import SaveError
+from understudy.errors import RequestError, SaveError
 from understudy.npc.fingerprint import ModelFingerprint
 
 __all__ = ["RandomState", "SavedState", "StateSize", "load_state", "planned_size", "restore_kv", "save_state"]
@@ -51,10 +51,17 @@ class RandomState:
     Attributes:
         seed: of the session.
         num_drawn: seeds given out so far.
+
+    Raises:
+        RequestError: the seed is no whole number, or too large.
     """
 
     seed: int
     num_drawn: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int or abs(self.seed) >= _SEED_LIMIT:
+            raise RequestError(f"seed must be a whole number below 2^63, got {self.seed!r:.40}.", param="seed")
 
     def next_seed(self) -> int:
         """The seed of the next answer, 0 to 2^63 - 1; the same after a restore as if there had been none."""
