@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import understudy
 from understudy.engine import SamplingParams
 from understudy.errors import CardError, RequestError, SaveError
 from understudy.npc.card import Card
@@ -279,3 +280,9 @@ def test_the_page_on_characters_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     exec(compile(code, str(page), "exec"), {"print": lambda text, **_: shown.append(text)})
     assert shown[-1].strip()
     assert (tmp_path / "hettie.npc").stat().st_size > 10_000
+
+
+def test_one_import_for_a_game() -> None:
+    assert all(callable(getattr(understudy, name)) for name in understudy.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'Modle'"):
+        understudy.Modle  # noqa: B018

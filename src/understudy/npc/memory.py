@@ -70,12 +70,13 @@ class Memory:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path | None) -> Self:
+    def open(cls, path: str | Path | None) -> Self:
         """Open a file, made where there is none; None: in memory, gone with the program.
 
         Raises:
             LoreError: the file is foreign, damaged, of another version, or cannot be written.
         """
+        path = None if path is None else Path(path)
         connection = open_database(path, _MEMORY, create=True)
         connection.execute("PRAGMA secure_delete = ON")  # what is deleted leaves no trace in the file
         return cls(connection, path)

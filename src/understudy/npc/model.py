@@ -60,7 +60,7 @@ class Model:
     is_embedded: bool = False
 
     @classmethod
-    def load(cls, path: Path | None = None, *, backend: str = "auto", gpu: GpuLimits | None = None) -> Self:
+    def load(cls, path: str | Path | None = None, *, backend: str = "auto", gpu: GpuLimits | None = None) -> Self:
         """Load a GGUF file, a Hugging Face folder, or (None) the embedded model.
 
         Args:
@@ -72,7 +72,7 @@ class Model:
             ModelFileError: the file is missing, damaged or foreign.
             EngineError: the backend does not exist or cannot run the model.
         """
-        files = load_model(path or embedded_model_path())
+        files = load_model(Path(path) if path else embedded_model_path())
         opened = open_backend(files.config, files.weights, backend, gpu=gpu)
         return cls(
             files=files,
@@ -163,7 +163,7 @@ class Model:
 
     def npc_from(
         self,
-        path: Path,
+        path: str | Path,
         *,
         world: World | None = None,
         lore: Lore | None = None,
@@ -188,7 +188,7 @@ class Model:
         Raises:
             SaveError: the file is missing, damaged, or of another world.
         """
-        saved = load_state(path, engine=self.engine, fingerprint=self.fingerprint)
+        saved = load_state(Path(path), engine=self.engine, fingerprint=self.fingerprint)
         if world is None and saved.document.get("world") is not None:
             world = default_world()
         session = Session.from_json(saved.document, source=str(path), world=world, tools=tools)

@@ -232,7 +232,7 @@ class Npc:
         ids, start = self._saved_ids() if with_kv else ([], 0)
         return planned_size(self.session.to_json(), engine=self._model.engine, token_ids=ids, start=start)
 
-    def save(self, path: Path, *, with_kv: bool = False) -> int:
+    def save(self, path: str | Path, *, with_kv: bool = False) -> int:
         """Write what was said, chance, and what lorebooks remember; whole or not at all.
 
         Args:
@@ -253,7 +253,7 @@ class Npc:
             if with_kv:
                 ids, start = self._saved_ids()
                 kv = self._model.engine.export_prefix(ids, start=start) if ids else None
-            return save_state(path, self.session.to_json(), fingerprint=self._model.fingerprint, kv=kv)
+            return save_state(Path(path), self.session.to_json(), fingerprint=self._model.fingerprint, kv=kv)
         finally:
             self._lock.release()
 

@@ -71,7 +71,7 @@ class Lore:
         self._silent_until_s = 0.0
 
     @classmethod
-    def open(cls, path: Path, *, embedder: Embedder | None = None) -> Self:
+    def open(cls, path: str | Path, *, embedder: Embedder | None = None) -> Self:
         """Open what `build_lore` made.
 
         Args:
@@ -81,6 +81,7 @@ class Lore:
         Raises:
             LoreError: the file is missing, foreign, of another version, or built with another embedder.
         """
+        path = Path(path)
         lore = cls(open_database(path, LORE, create=False), path, embedder)
         try:
             built_with = lore.stats().embedder
