@@ -89,3 +89,12 @@ def test_a_result_that_names_its_function_brings_the_call_that_was_lost() -> Non
     assert [c.arguments for c in turn.tool_calls] == ['{"side": "north"}', ""]
     with pytest.raises(RequestError, match="no call of the assistant"):
         read(named[0])
+
+
+def test_a_result_of_the_only_function_brings_its_call() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("open_gate", "ring_bell")]
+    body = {"model": "harrow", "messages": [USER, {"role": "assistant", "content": ""}, result("a")]}
+    (_, said, answer) = read_conversation(parse_chat_request({**body, "tools": tools[:1]}))[0].messages
+    assert ([c.name for c in said.tool_calls], answer.content) == (["open_gate"], "done")
+    with pytest.raises(RequestError, match="no call of the assistant"):
+        read_conversation(parse_chat_request({**body, "tools": tools}))

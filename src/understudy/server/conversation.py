@@ -21,7 +21,7 @@ def read_conversation(body: ChatRequest) -> tuple[Conversation, int]:
     Raises:
         RequestError: a tool's result belongs to no call.
     """
-    _add_lost_calls(body.messages)
+    _add_lost_calls(body.messages, [tool.function.name for tool in body.tools or ()])
     _check_results(body.messages)
     messages = [_message(message) for message in body.messages]
     mended = mend_history(messages)
@@ -34,12 +34,13 @@ def read_conversation(body: ChatRequest) -> tuple[Conversation, int]:
     return conversation, _num_calls(messages) - _num_calls(mended)
 
 
-def _add_lost_calls(messages: Sequence[ChatMessage]) -> None:
+def _add_lost_calls(messages: Sequence[ChatMessage], offered: Sequence[str]) -> None:
     """Give the assistant back the calls whose results follow.
 
-    LangChain's NVIDIA client sends no calls but those that it read itself, not those of a history made by hand; yet a
-    result names its function. With what arguments it was called is lost.
+    LangChain's NVIDIA client sends no calls but those that it read itself, not those of a history made by hand. Where
+    the result names its function, or only one is offered, the call is known but for its arguments.
     """
+    only = offered[0] if len(offered) == 1 else None
     owner, num_open = None, 0
     for message in messages:
         if message.role != "tool":
@@ -47,8 +48,8 @@ def _add_lost_calls(messages: Sequence[ChatMessage]) -> None:
             num_open = len(message.tool_calls or ()) + (message.function_call is not None)
         elif num_open > 0:
             num_open -= 1
-        elif message.name and owner is not None:
-            lost = ToolCallPart.model_validate({"id": message.tool_call_id, "function": {"name": message.name}})
+        elif owner is not None and (name := message.name or only):
+            lost = ToolCallPart.model_validate({"id": message.tool_call_id, "function": {"name": name}})
             owner.tool_calls = owner.tool_calls or []
             owner.tool_calls.append(lost)
 
