@@ -124,6 +124,7 @@ async def bare(model: "Model", number: int) -> Answer:
 
 async def drive(ask: Ask, *, num_clients: int, seconds: float) -> tuple[list[list[Answer]], float]:
     """Let each client ask again and again; their answers, and tokens a second until the last one ended."""
+    print(f"{num_clients} clients for {seconds:g} s", file=sys.stderr, flush=True)
     began = time.perf_counter()
 
     async def client(number: int) -> list[Answer]:
@@ -183,9 +184,10 @@ async def measure(url: str, options: argparse.Namespace, *, is_peer: bool) -> di
             return over_http(client, url, number)
 
         await drive(ask, num_clients=2, seconds=1)  # warm: the persona is read
-        one = told(*await drive(ask, num_clients=1, seconds=options.seconds / 4))
-        many = told(*await drive(ask, num_clients=options.clients, seconds=options.seconds))
-        figures = {"one client": one, f"{options.clients} clients": many}
+        figures = {"one client": told(*await drive(ask, num_clients=1, seconds=options.seconds / 4))}
+        figures[f"{options.clients} clients"] = told(
+            *await drive(ask, num_clients=options.clients, seconds=options.seconds)
+        )
         if not is_peer:
             figures["8 clients"] = told(*await drive(ask, num_clients=8, seconds=options.seconds / 4))
             crowd, _ = await drive(ask, num_clients=options.crowd, seconds=0)
