@@ -22,7 +22,6 @@ def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ready(f"http://{host}:{port}")
 
     monkeypatch.setattr("understudy.server.run_server", run_server)
-    monkeypatch.setattr("understudy.server.set_up_log", lambda _kind: None)
     return seen
 
 

@@ -55,10 +55,10 @@ def serve(
     ring = KeyRing.read(options.keys) if options.keys else None
     models = _models(options, name)
     app = create_app(*models, api_key=os.environ.get("UNDERSTUDY_API_KEY") or None, keys=ring, options=options)
-    set_up_log(options.log)
     names = ", ".join(served.name for served in models)
     asked = "key asked" if len(app.state.keys) else "no key"
-    run_server(app, options.host, options.port, ready=lambda url: typer.echo(f"{names} at {url}/v1 ({asked})"))
+    with set_up_log(options.log):
+        run_server(app, options.host, options.port, ready=lambda url: typer.echo(f"{names} at {url}/v1 ({asked})"))
 
 
 def _named(models: list[str] | None) -> dict[str, Path] | None:

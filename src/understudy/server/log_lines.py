@@ -4,6 +4,8 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 __all__ = ["JsonLines", "set_up_log"]
@@ -28,14 +30,21 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def set_up_log(kind: Literal["text", "json"]) -> None:
-    """Write what the package and uvicorn have to say to standard error, from the level INFO up."""
+@contextmanager
+def set_up_log(kind: Literal["text", "json"]) -> Iterator[None]:
+    """Write what the package and uvicorn have to say to standard error, from the level INFO up, until the end."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonLines() if kind == "json" else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
-    for name in ("understudy", "uvicorn"):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
+    loggers = [logging.getLogger(name) for name in ("understudy", "uvicorn")]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
-        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
