@@ -12,7 +12,7 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; default: main.")] = None,
     file: Annotated[str | None, typer.Option(help="Which GGUF file, where there are several.")] = None,
 ) -> None:
-    """Download a model and check it; run it again to go on after a stop. Honours HF_ENDPOINT, HF_TOKEN, HF_HOME."""
+    """Download a model and check it; run it again to fetch what is missing. Honours HF_ENDPOINT, HF_TOKEN, HF_HOME."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
