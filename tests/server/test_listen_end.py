@@ -1,5 +1,6 @@
 """A server in a process of its own: its beginning, its end, and TLS."""
 
+import contextlib
 import json
 import os
 import select
@@ -54,19 +55,21 @@ class Process:
 def drained(model_file: Path, tmp_path: Path) -> Iterator[Process]:
     config = tmp_path / "serve.toml"
     config.write_text('log = "json"\ndrain_s = 20\n')
-    server = Process("--model", model_file, "--config", config)
+    server = Process("--model", model_file, "--config", config, "--backend", "reference")  # slow: answers take seconds
     yield server
-    if server.process.poll() is None:
-        server.process.kill()
-        server.process.communicate()
+    server.process.kill()
+    server.process.wait()
+    for pipe in (server.process.stdout, server.process.stderr):
+        assert pipe is not None
+        pipe.close()
 
 
 BODY = {
     "model": "tiny",
     "messages": [{"role": "user", "content": "Geheimnis"}],
     "stream": True,
-    "max_tokens": 3500,
-    "logit_bias": {"3": -100},
+    "max_tokens": 2000,
+    "logit_bias": {"3": -100, "4": -100, "5": -100},  # all that ends an answer
 }
 
 
@@ -126,12 +129,17 @@ def test_the_port_is_open_before_the_model_is(tmp_path: Path) -> None:
             assert ready.status_code == 503
             refused = httpx.post(f"{url}/chat/completions", json={**BODY, "model": "slow"}, timeout=10)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_loading")
-            threading.Thread(target=fifo.write_bytes, args=(b"no model",), daemon=True).start()
+            threading.Thread(target=_write, args=(fifo, b"no model"), daemon=True).start()
             _, err = process.communicate(timeout=30)
             assert process.returncode == 2
             assert err.strip().splitlines()[-1].startswith("understudy: ")
         finally:
             process.kill()
+
+
+def _write(fifo: Path, content: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the reader may have seen enough
+        fifo.write_bytes(content)
 
 
 def test_tls(model_file: Path, tmp_path: Path) -> None:
