@@ -3,9 +3,7 @@
 import base64
 import binascii
 import dataclasses
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 from understudy.errors import CardError
 from understudy.npc.card_versions import CardVersion, backfill, card_version, convert_card
 from understudy.npc.charx import ARCHIVE_SIGNATURES, pack_archive, unpack_archive
-from understudy.npc.document import dump_json, open_file, parse_json, read_rest
+from understudy.npc.document import dump_json, open_file, parse_json, read_rest, replacing
 from understudy.npc.png import PNG_SIGNATURE, add_texts, split_texts
 
 __all__ = [
@@ -211,17 +209,10 @@ def _portrait(document: Any, files: Mapping[str, bytes]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".saving-", delete=False) as file:
-            temporary = Path(file.name)
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, ValueError) as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
         why = error.strerror if isinstance(error, OSError) else error
         raise CardError(
             f"The card cannot be written to {path}: {why}. Choose a file in a folder that exists."

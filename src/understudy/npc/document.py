@@ -3,14 +3,34 @@
 import json
 import math
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from understudy.errors import CardError
 
-__all__ = ["dump_json", "open_file", "parse_json", "read_file", "read_json", "read_rest"]
+__all__ = ["dump_json", "open_file", "parse_json", "read_file", "read_json", "read_rest", "replacing"]
 
 _MAX_DEPTH = 64
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes a path's place once it is written whole; where that fails, what was there stays."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".saving-", delete=False) as file:
+            temporary = Path(file.name)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path, *, limit: int, source: str) -> Any:

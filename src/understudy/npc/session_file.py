@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import CardError, SaveError
 from understudy.npc.card import Card
+from understudy.npc.document import replacing
 from understudy.npc.lorebook import LoreState
 from understudy.npc.state import RandomState
 from understudy.prompt import Message, ToolCall
@@ -107,20 +106,11 @@ def write_document(document: Mapping[str, Any], path: Path) -> None:
     Raises:
         SaveError: the file cannot be written.
     """
-    temporary = None
     try:
-        text = json.dumps(document, indent=1)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="ascii", dir=path.parent, prefix=".saving-", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        content = json.dumps(document, indent=1).encode("ascii") + b"\n"
+        with replacing(path) as file:
+            file.write(content)
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
         why = error.strerror if isinstance(error, OSError) else error
         raise SaveError(f"Cannot save to {path}: {why}. Choose a file in a folder that exists.") from error
 

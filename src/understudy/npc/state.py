@@ -14,9 +14,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -26,6 +24,7 @@ from typing import Any, BinaryIO, Self
 from understudy.engine import Engine, KvPages, PagedBackend
 from understudy.engine.page_bytes import digest_pages, max_packed_bytes, pack_pages, unpack_pages
 from understudy.errors import RequestError, SaveError
+from understudy.npc.document import replacing
 from understudy.npc.fingerprint import ModelFingerprint
 
 __all__ = ["RandomState", "SavedState", "StateSize", "load_state", "planned_size", "restore_kv", "save_state"]
@@ -175,22 +174,15 @@ def save_state(
     if kv is not None:
         packed = pack_pages(kv)
         state["kv"] = {"start": kv.start, "token_ids": list(kv.token_ids), "digest": digest_pages(kv)}
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".saving-", delete=False) as file:
-            temporary = Path(file.name)
+        with replacing(path) as file:
             with zipfile.ZipFile(file, "w") as archive:
                 _add(archive, _SESSION, session)
                 _add(archive, _STATE, _encoded(state))
                 if kv is not None:
                     _add(archive, _KV, packed)
-            file.flush()
-            os.fsync(file.fileno())
             size = file.tell()
-        temporary.replace(path)
     except (OSError, ValueError) as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
         why = error.strerror if isinstance(error, OSError) else error
         raise SaveError(f"Cannot save to {path}: {why}. Choose a file in a folder that exists.") from error
     return size
