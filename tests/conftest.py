@@ -10,6 +10,14 @@ import pytest
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")  # before transformers is imported anywhere
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("house")
+UNBOUNDED = ("slow", "peers", "browser", "clients")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """No limit of time where minutes are what the marker says."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in UNBOUNDED):
+            item.add_marker(pytest.mark.timeout(0))
 
 
 @pytest.fixture(autouse=True)

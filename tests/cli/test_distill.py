@@ -6,7 +6,9 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from understudy.distillation.teacher import LocalTeacher
 from understudy.distillation.teacher_server import RemoteTeacher, TeacherServer
@@ -74,8 +76,10 @@ def test_a_student_is_distilled_served_and_exported(
     server.close()
     thread.join(timeout=10)
     assert served.code == 0
-    losses = [(tmp_path / n / "pupil" / "model.safetensors").read_bytes()[-4000:] for n in "ab"]
-    assert losses[0] == losses[1]
+    pupils = [load_file(tmp_path / n / "pupil" / "model.safetensors") for n in "ab"]
+    for name, tensor in pupils[0].items():
+        # Not bit by bit: a matrix product may differ with where its operands lie in memory.
+        np.testing.assert_allclose(tensor.float(), pupils[1][name].float(), rtol=2e-2, atol=1e-4)
 
 
 def test_what_is_missing_is_named(run: object, model_file: Path, tmp_path: Path) -> None:

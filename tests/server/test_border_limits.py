@@ -14,7 +14,7 @@ from understudy.server import KeyRing, ServerOptions, create_app, write_new_key
 from understudy.server.log_lines import JsonLines
 
 if TYPE_CHECKING:
-    from conftest import Stage
+    from conftest import Stage, Until
 
     Body = Callable[..., dict[str, Any]]
 
@@ -60,13 +60,12 @@ async def test_the_rate_is_told_as_openai_does(client: httpx.AsyncClient, keys: 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_one_answer_at_a_time(
-    client: httpx.AsyncClient, stage: "Stage", keys: dict[str, str], body: "Body", stream: bool
+    client: httpx.AsyncClient, stage: "Stage", keys: dict[str, str], body: "Body", until: "Until", stream: bool
 ) -> None:
     stage.gate.clear()
     headers = bearer(keys["single"])
     first = asyncio.create_task(client.post(CHAT, json=body(stream=stream), headers=headers))
-    while not stage.engine.stats().num_running:
-        await asyncio.sleep(0.005)
+    await until(lambda: stage.engine.stats().num_running == 1)
     assert (await client.post(CHAT, json=body(), headers=headers)).status_code == 429
     assert (await client.get("/v1/models", headers=headers)).status_code == 200
     stage.gate.set()

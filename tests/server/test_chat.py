@@ -9,7 +9,7 @@ from understudy.prompt import Conversation, Message
 from understudy.server import ServerOptions
 
 if TYPE_CHECKING:
-    from conftest import Stage
+    from conftest import Stage, Until
 
     Body = Callable[..., dict[str, Any]]
 
@@ -163,12 +163,11 @@ async def test_a_failing_model_is_a_500(client: httpx.AsyncClient, body: "Body",
         assert "backend failed" in response.json()["error"]["message"]
 
 
-async def test_too_many_waiting(client: httpx.AsyncClient, body: "Body", stage: "Stage") -> None:
+async def test_too_many_waiting(client: httpx.AsyncClient, body: "Body", stage: "Stage", until: "Until") -> None:
     stage.served.options = ServerOptions(max_waiting=1)
     stage.gate.clear()
     first = [asyncio.create_task(client.post(CHAT, json=body(n=8))) for _ in range(3)]
-    while not stage.engine.stats().num_waiting:
-        await asyncio.sleep(0.005)
+    await until(lambda: stage.engine.stats().num_waiting > 0)
     response = await client.post(CHAT, json=body())
     stage.gate.set()
     assert (response.status_code, response.headers["retry-after"]) == (429, "1")

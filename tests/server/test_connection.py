@@ -10,21 +10,14 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Stage
+    from conftest import Stage, Until
 
     Body = Callable[..., dict[str, Any]]
 
 CHAT = "/v1/chat/completions"
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        await asyncio.sleep(0.005)
-
-
-async def test_words_arrive_while_the_model_still_works(url: str, stage: "Stage", body: "Body") -> None:
+async def test_words_arrive_while_the_model_still_works(url: str, stage: "Stage", body: "Body", until: "Until") -> None:
     stage.script, stage.endless = "tick ", True
     async with (
         httpx.AsyncClient(timeout=10) as client,
@@ -40,7 +33,9 @@ async def test_words_arrive_while_the_model_still_works(url: str, stage: "Stage"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_ends_the_work(url: str, stage: "Stage", body: "Body", stream: bool) -> None:
+async def test_a_client_that_leaves_ends_the_work(
+    url: str, stage: "Stage", body: "Body", until: "Until", stream: bool
+) -> None:
     stage.gate.clear()
     async with httpx.AsyncClient(timeout=10) as client:
         task = asyncio.create_task(client.post(url + CHAT, json=body(stream=stream, n=2)))
@@ -50,7 +45,7 @@ async def test_a_client_that_leaves_ends_the_work(url: str, stage: "Stage", body
     stage.gate.set()
 
 
-async def test_probes_answer_while_the_model_is_busy(url: str, stage: "Stage", body: "Body") -> None:
+async def test_probes_answer_while_the_model_is_busy(url: str, stage: "Stage", body: "Body", until: "Until") -> None:
     stage.gate.clear()
     async with httpx.AsyncClient(timeout=10) as client:
         task = asyncio.create_task(client.post(url + CHAT, json=body()))
