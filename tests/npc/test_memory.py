@@ -301,3 +301,15 @@ def test_a_model_may_write_the_summary() -> None:
     assert asked == [(transcript(TURNS, player="Mara", character="Hettie"), 9)]
     assert asked[0][0].startswith("Mara: Good evening. I am Mara, and it is raining.\nHettie: Welcome")
     assert shorten(TURNS, 30, write=lambda *_: " ") == shorten(TURNS, 30)
+
+
+def test_a_memory_opened_to_read_only(tmp_path: Path) -> None:
+    with pytest.raises(LoreError, match="There is no database"):
+        Memory.open(tmp_path / "m.db", read_only=True)
+    with Memory.open(tmp_path / "m.db") as memory:
+        memory.note("Mara", "hettie", "Mara paid.")
+    with Memory.open(tmp_path / "m.db", read_only=True) as memory:
+        assert [fact.text for fact in memory.facts()] == ["Mara paid."]
+        for write in (lambda: memory.note("Mara", "hettie", "More."), lambda: memory.delete(1)):
+            with pytest.raises(LoreError, match="readonly"):
+                write()

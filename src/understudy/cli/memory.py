@@ -25,7 +25,7 @@ def list_facts(file: _File, player: _Player = None, character: _Character = None
     from rich.console import Console
     from rich.table import Table
 
-    with _open(file) as opened:
+    with _open(file, read_only=True) as opened:
         found = opened.facts(player, character)
     table = Table("number", "player", "character", "kind", "text", box=None)
     for fact in found:
@@ -52,13 +52,13 @@ def delete(file: _File, number: _Number) -> None:
 @memory.command()
 def export(file: _File, player: _Player = None, character: _Character = None) -> None:
     """Print the facts as JSON."""
-    with _open(file) as opened:
+    with _open(file, read_only=True) as opened:
         typer.echo(json.dumps(opened.export(player, character), ensure_ascii=False, indent=1))
 
 
-def _open(file: Path) -> "Memory":
+def _open(file: Path, *, read_only: bool = False) -> "Memory":
     from understudy.npc.memory import Memory
 
     if not file.is_file():
         raise typer.BadParameter(f"there is no file {file}")
-    return Memory.open(file)
+    return Memory.open(file, create=False, read_only=read_only)

@@ -25,6 +25,7 @@ _MEMORY = Part(
     name="memory",
     version=1,
     mend="Use the program that wrote it, or give another file.",
+    maker="`Memory.open` or `understudy chat`",
     schema="""CREATE TABLE memory_facts(
     id INTEGER PRIMARY KEY AUTOINCREMENT, player TEXT NOT NULL, character TEXT NOT NULL, kind TEXT NOT NULL,
     text TEXT NOT NULL, is_quote INTEGER NOT NULL, UNIQUE (player, character, kind, text, is_quote))""",
@@ -70,14 +71,20 @@ class Memory:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: str | Path | None) -> Self:
-        """Open a file, made where there is none; None: in memory, gone with the program.
+    def open(cls, path: str | Path | None, *, create: bool = True, read_only: bool = False) -> Self:
+        """Open a file; None: in memory, gone with the program.
+
+        Args:
+            path: the file.
+            create: make the file, or its tables in a file of lore, where there are none.
+            read_only: write nothing to it, and hence make nothing either.
 
         Raises:
-            LoreError: the file is foreign, damaged, of another version, or cannot be written.
+            LoreError: the file is missing or holds no memory (and none shall be made), is foreign, damaged, of
+                another version, or cannot be written.
         """
         path = None if path is None else Path(path)
-        connection = open_database(path, _MEMORY, create=True)
+        connection = open_database(path, _MEMORY, create=create and not read_only, read_only=read_only)
         connection.execute("PRAGMA secure_delete = ON")  # what is deleted leaves no trace in the file
         return cls(connection, path)
 

@@ -21,6 +21,7 @@ LORE = Part(
     name="lore",
     version=1,
     mend="Build it again with this program, to a new file.",
+    maker="`understudy lore build`",
     schema="""CREATE TABLE lore_facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE lore_scopes(id INTEGER PRIMARY KEY, is_public INTEGER NOT NULL, names TEXT NOT NULL UNIQUE);
 CREATE TABLE lore_known_to(

@@ -25,15 +25,17 @@ class Part:
         version: of its tables.
         schema: the statements that create them.
         mend: what to do about a file of another version.
+        maker: what makes a file that holds it.
     """
 
     name: str
     version: int
     schema: str
     mend: str
+    maker: str
 
 
-def open_database(path: Path | None, part: Part, *, create: bool) -> sqlite3.Connection:
+def open_database(path: Path | None, part: Part, *, create: bool, read_only: bool = False) -> sqlite3.Connection:
     """Open a file (None: one in memory) that holds a part.
 
     The connection may be used from any thread, by one at a time. A file on a read-only medium is opened for reading.
@@ -42,6 +44,7 @@ def open_database(path: Path | None, part: Part, *, create: bool) -> sqlite3.Con
         path: the file.
         part: whose tables are wanted.
         create: make the file and the tables where they are missing.
+        read_only: nothing is ever written to the file.
 
     Raises:
         LoreError: no such file, no SQLite, the part is missing or of another version, or Python's SQLite is too old.
@@ -51,8 +54,9 @@ def open_database(path: Path | None, part: Part, *, create: bool) -> sqlite3.Con
             f"This Python has SQLite {sqlite3.sqlite_version}; lore and memory need 3.35. Use a newer Python."
         )
     if path is not None:
-        _check_file(path, create=create)
-    name = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={_mode(path, create)}"
+        _check_file(path, part, create=create)
+    mode = "ro" if read_only else _mode(path, create)
+    name = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}"
     try:
         connection = sqlite3.connect(
             name, uri=path is not None, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
@@ -92,7 +96,7 @@ def transaction(connection: sqlite3.Connection, path: Path | None) -> Iterator[N
         ) from error
 
 
-def _check_file(path: Path, *, create: bool) -> None:
+def _check_file(path: Path, part: Part, *, create: bool) -> None:
     try:
         with path.open("rb") as file:
             head = file.read(len(_MAGIC))
@@ -101,16 +105,16 @@ def _check_file(path: Path, *, create: bool) -> None:
             return
         if create:
             raise LoreError(f"There is no folder {path.parent} to make {path.name} in. Make it first.") from error
-        raise LoreError(f"There is no database {path}. Make it: understudy lore build FOLDER --out {path}") from error
+        raise LoreError(f"There is no database {path}. Give a file that {part.maker} made.") from error
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise LoreError(f"The database {path} cannot be read: {why}. Give the path of a file.") from error
     if head not in (b"", _MAGIC):
-        raise LoreError(f"{path} is no SQLite database. Give a file that `understudy lore build` made.")
+        raise LoreError(f"{path} is no SQLite database. Give a file that {part.maker} made.")
 
 
-def _mode(path: Path, create: bool) -> str:
-    if create:
+def _mode(path: Path | None, create: bool) -> str:
+    if create or path is None:
         return "rwc"
     return "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
 
@@ -135,7 +139,7 @@ def _prepare(connection: sqlite3.Connection, path: Path | None, part: Part, *, c
     except sqlite3.DatabaseError as error:
         raise LoreError(f"The database {path} is damaged or in use: {error}. {part.mend}") from error
     if found is None:
-        raise LoreError(f"{path} holds no {part.name}. Give a file that `understudy lore build` made.")
+        raise LoreError(f"{path} holds no {part.name}. Give a file that {part.maker} made.")
     if found != part.version:
         raise LoreError(
             f"{path} holds {part.name} of version {found}; this program reads version {part.version}. {part.mend}"
