@@ -15,6 +15,7 @@ from understudy.model.backends import open_backend
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
 from understudy.model.gpu_limits import GpuLimits
+from understudy.model.lora import read_adapter, with_adapter
 from understudy.npc.card import Card, find_card
 from understudy.npc.fingerprint import ModelFingerprint
 from understudy.npc.lorebook import Lorebook
@@ -60,19 +61,29 @@ class Model:
     is_embedded: bool = False
 
     @classmethod
-    def load(cls, path: str | Path | None = None, *, backend: str = "auto", gpu: GpuLimits | None = None) -> Self:
+    def load(
+        cls,
+        path: str | Path | None = None,
+        *,
+        adapter: str | Path | None = None,
+        backend: str = "auto",
+        gpu: GpuLimits | None = None,
+    ) -> Self:
         """Load a GGUF file, a Hugging Face folder, or (None) the embedded model.
 
         Args:
             path: the file or folder.
+            adapter: LoRA matrices to merge into it: `peft`'s folder, or llama.cpp's GGUF.
             backend: "cpu", "reference", "wgpu", or "auto" (see `model.backends.open_backend`).
             gpu: what "wgpu" may take of the GPU's memory and time.
 
         Raises:
-            ModelFileError: the file is missing, damaged or foreign.
+            ModelFileError: a file is missing, damaged or foreign, or the adapter does not fit.
             EngineError: the backend does not exist or cannot run the model.
         """
         files = load_model(Path(path) if path else embedded_model_path())
+        if adapter is not None:
+            files = with_adapter(files, read_adapter(Path(adapter)))
         opened = open_backend(files.config, files.weights, backend, gpu=gpu)
         return cls(
             files=files,
