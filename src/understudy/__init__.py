@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from understudy.npc.lorebook import Lorebook, LorebookEntry
     from understudy.npc.memory import Memory
     from understudy.npc.model import Model
     from understudy.npc.npc import Npc, NpcOptions
@@ -11,12 +12,14 @@ if TYPE_CHECKING:
     from understudy.retrieval import Lore
     from understudy.tools.functions import tool
 
-__all__ = ["Lore", "Memory", "Model", "Npc", "NpcOptions", "load_world", "tool"]
+__all__ = ["Lore", "Lorebook", "LorebookEntry", "Memory", "Model", "Npc", "NpcOptions", "load_world", "tool"]
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "Lore": "understudy.retrieval",
+    "Lorebook": "understudy.npc.lorebook",
+    "LorebookEntry": "understudy.npc.lorebook",
     "Memory": "understudy.npc.memory",
     "Model": "understudy.npc.model",
     "Npc": "understudy.npc.npc",

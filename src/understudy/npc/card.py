@@ -192,7 +192,9 @@ class Card:
         _update(data, "assets", before.assets, self.assets)
         if self.lorebook != before.lorebook:
             data.pop("character_book", None)
-            data |= {"character_book": self.lorebook.to_json()} if self.lorebook else {}
+            if self.lorebook:
+                book = self.lorebook.to_json()
+                data["character_book"] = book["data"] if book.get("spec") else book
         if is_flat:
             for key in ("id", *_OUR_TEXTS, *_OUR_LISTS):
                 _update(data, key, getattr(before, key), getattr(self, key))

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from understudy.errors import CardError
-from understudy.npc.document import read_json
+from understudy.npc.document import dump_json, read_json, replacing
 from understudy.npc.fields import Fields
 from understudy.npc.lorebook.decorators import Decorators, read_decorators, split_decorators
 from understudy.npc.lorebook.keys import MAX_PATTERNS, regex_of
+from understudy.npc.lorebook.written import book_data
 
 __all__ = ["Logic", "Lorebook", "LorebookEntry", "Position"]
 
@@ -56,6 +57,7 @@ class Position(enum.StrEnum):
     OUTLET = "outlet"
 
 
+_OF_DECORATORS = (Position.BEFORE_DESC, Position.AFTER_DESC, Position.PERSONALITY, Position.SCENARIO)
 # 2 and 3 stand around the author's note, which stands at a depth; 5 and 6 around the example dialogues, which stand
 # after the character.
 _POSITIONS = (
@@ -138,6 +140,11 @@ class LorebookEntry:
     recursion_level: int = 0
     decorators: Decorators = dataclasses.field(default_factory=Decorators)
 
+    def __post_init__(self) -> None:
+        if self.position in _OF_DECORATORS and self.decorators.position is None:  # nothing else can say it in a file
+            decorators = dataclasses.replace(self.decorators, position=str(self.position))
+            object.__setattr__(self, "decorators", decorators)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Changes when the entry does: timed effects end then."""
@@ -146,7 +153,9 @@ class LorebookEntry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lorebook:
-    """Entries and what holds for all of them.
+    """Entries and what holds for all of them, read from a file or made in code.
+
+    `Lorebook(name="ferry", entries=(LorebookEntry(id="dawn", keys=("ferry",), content="It leaves at dawn."),))`
 
     Attributes:
         name: for people, and for saved games: one name for each book of a character.
@@ -165,14 +174,14 @@ class Lorebook:
     raw: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Read a lorebook file: see `from_json`.
 
         Raises:
             CardError: it cannot be read, is larger than 16 MiB, or is no lorebook.
         """
         source = f"The lorebook {path}"
-        return cls.from_json(read_json(path, limit=_MAX_BYTES, source=source), source=source)
+        return cls.from_json(read_json(Path(path), limit=_MAX_BYTES, source=source), source=source)
 
     @classmethod
     def from_json(cls, document: Any, *, source: str = "The lorebook") -> Self:
@@ -213,17 +222,42 @@ class Lorebook:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The document that it came from.
+        """The document that it came from; of a book that was made in code, a `lorebook_v3`.
 
         Raises:
-            CardError: it came from none, or was changed since: there is nothing that says so.
+            CardError: it was changed since it was read, or holds what no file can say.
         """
-        if not self.raw or type(self).from_json(self.raw) != self:
+        document = dict(self.raw) or {"spec": "lorebook_v3", "data": book_data(self)}
+        again = type(self).from_json(document, source=f"The lorebook {self.name!r}")
+        if again == self:
+            return document
+        if self.raw:
             raise CardError(
-                f"The lorebook {self.name!r} was made or changed in code, so that it cannot be written. Change its "
-                "document and read that with Lorebook.from_json, or give the book to the session instead of the card."
+                f"The lorebook {self.name!r} was changed in code since it was read. Change its document and read that "
+                "with Lorebook.from_json; or write it without what other programs keep in it: "
+                "dataclasses.replace(book, raw={})."
             )
-        return dict(self.raw)
+        pairs = zip(self.entries, again.entries, strict=True)
+        entry = next((one.id for one, other in pairs if one != other), None)
+        where = "its name or its limits" if entry is None else f"its entry {entry!r}"
+        raise CardError(
+            f"The lorebook {self.name!r} cannot be written: {where} would be read as something else. Ids must be "
+            "unique and not empty, decorators must agree with the other fields, and the content must not begin with @@."
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a lorebook file, whole or not at all: see `to_json`.
+
+        Raises:
+            CardError: it cannot be written.
+        """
+        document, path = self.to_json(), Path(path)
+        try:
+            with replacing(path) as file:
+                file.write(dump_json(document, indent=1) + b"\n")
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise CardError(f"Cannot save to {path}: {why}. Choose a file in a folder that exists.") from error
 
 
 def _book_entry(fields: Fields, key: str) -> LorebookEntry:
