@@ -1,13 +1,17 @@
 // The Python border: shapes, sizes and indices are checked here, once; the interpreter's lock is released inside.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <array>
 #include <iterator>
 
+#include "understudy/draw.h"
+#include "understudy/gpu_calls.h"
 #include "understudy/limits.h"
 #include "understudy/model.h"
 
@@ -130,6 +134,33 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> encode(int kind, const Floats1& x, 
     return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, {size}, owner);
 }
 
+// The caller has checked that `highest` is the finite highest logit.
+template <class T>
+int64_t draw_token(const nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>& logits, double highest, double temperature, int64_t top_k,
+                   double top_p, double min_p, double uniform, const std::string& name) {
+    require(logits.shape(0) > 0, "no logits");
+    require(temperature > 0 && uniform >= 0 && uniform < 1, "a temperature above 0, and a uniform number from 0 up to 1");
+    DrawRule rule{highest, temperature, top_k, top_p, min_p, uniform};
+    return draw(find_kernels(name), logits.data(), static_cast<int64_t>(logits.shape(0)), rule);
+}
+
+// Rows of pipeline, bind group, workgroups in x and y; the caller has checked that handles and addresses are wgpu's.
+void record_pass(const std::array<uintptr_t, 3>& functions, uintptr_t pass,
+                 const nb::ndarray<const uint64_t, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>& calls) {
+    require(pass && functions[0] && functions[1] && functions[2], "an address is null");
+    static_assert(sizeof(GpuCall) == 4 * sizeof(uint64_t));
+    GpuFunctions gpu{reinterpret_cast<decltype(GpuFunctions::set_pipeline)>(functions[0]),
+                     reinterpret_cast<decltype(GpuFunctions::set_bind_group)>(functions[1]),
+                     reinterpret_cast<decltype(GpuFunctions::dispatch)>(functions[2])};
+    auto* rows = reinterpret_cast<const GpuCall*>(calls.data());
+    for (size_t i = 0; i < calls.shape(0); ++i) {
+        require(rows[i].pipeline && rows[i].group, "a handle is null");
+        require(rows[i].x <= UINT32_MAX && rows[i].y <= UINT32_MAX, "more workgroups than 32 bits hold");
+    }
+    nb::gil_scoped_release released;
+    record_calls(gpu, reinterpret_cast<void*>(pass), rows, calls.shape(0));
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -142,6 +173,9 @@ NB_MODULE(_native, m) {
         return names;
     });
     m.def("matmul", &matmul, "kind"_a, "rows"_a, "cols"_a, "source"_a, "x"_a, "kernels"_a, "is_neuron_major"_a = false, "skips_zeros"_a = true);
+    m.def("draw", &draw_token<float>, "logits"_a, "highest"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "uniform"_a, "kernels"_a = "");
+    m.def("draw", &draw_token<double>, "logits"_a, "highest"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "uniform"_a, "kernels"_a = "");
+    m.def("record_pass", &record_pass, "functions"_a, "compute_pass"_a, "calls"_a);
     m.def("encode", &encode, "kind"_a, "x"_a, "w"_a, "kernels"_a);
 
     m.def(

@@ -4,27 +4,21 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from understudy.engine.repetition import RepetitionGuard
 from understudy.errors import EngineError, RequestError
+from understudy.kernels.drawing import draw
 
 __all__ = ["Sampler", "SamplingParams", "is_whole"]
 
 _BAN = -100.0
 _SEED_LIMIT = 1 << 64
-_MANY = 1 << 15  # tokens; a double's exponential takes four times as long as a float's
-_BLOCK = 512  # tokens whose probabilities are summed
-_SLICE = 16 * _BLOCK  # tokens looked at together: their intermediate results stay in the core's cache
-_NEAR = math.log(1024)  # below the most likely token; what is further is seldom in a nucleus
-_BINS_A_NAT = 64
-_NUM_BINS = 4096
 
 _Floats = npt.NDArray[np.floating[Any]]
-_Kind = type[np.float32] | type[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,8 +99,7 @@ class Sampler:
     Order, as in Hugging Face's and vLLM's samplers: repetition penalty, frequency and presence penalty, (ours alone)
     the guard against repetitions, logit bias, temperature, top-k, top-p, min-p. One uniform number of the request's own
     PCG64 generator is used a token, and the cumulative distribution runs in the order of the ids, so that rounding
-    differences between a batch and a single sequence do not change the draw. Probabilities are doubles; where more than
-    32,768 tokens are left to choose from, they are floats and their sums doubles.
+    differences between a batch and a single sequence do not change the draw. Probabilities are doubles.
     """
 
     def __init__(self, params: SamplingParams, *, prompt_ids: Sequence[int] = ()) -> None:
@@ -173,7 +166,18 @@ class Sampler:
         highest = float(logits[best])
         if highest == -math.inf:
             raise EngineError("No token is left to choose from; logit_bias bans the whole vocabulary.")
-        return best if self._params.temperature == 0 else self._draw(logits, highest)
+        params = self._params
+        if params.temperature == 0:
+            return best
+        return draw(
+            logits,
+            highest,
+            temperature=max(params.temperature, 1e-6),
+            top_k=min(params.top_k, logits.size),
+            top_p=params.top_p,
+            min_p=params.min_p,
+            uniform=self._random.random(),
+        )
 
     def _adjust(self, logits: npt.NDArray[np.float32]) -> _Floats:
         """Logits with penalties and bias, in doubles, until the next call; the logits themselves if there are none."""
@@ -202,108 +206,6 @@ class Sampler:
         if self._bias_ids.size:
             adjusted[self._bias_ids] += self._bias
         return adjusted
-
-    def _draw(self, logits: _Floats, highest: float) -> int:
-        params = self._params
-        scale = _Scale(highest, max(params.temperature, 1e-6))
-        ids, values = None, logits  # of what is left to choose from; no ids are all
-        if 0 < params.top_k < logits.size:
-            ids = _most_likely(logits, params.top_k)
-            values = logits[ids]
-        if params.top_p < 1:
-            kept = _nucleus(values, scale, params.top_p)
-            ids, values = kept if ids is None else ids[kept], values[kept]
-        if params.min_p > 0:
-            kept = np.flatnonzero(values >= highest + scale.temperature * math.log(params.min_p))
-            ids, values = kept if ids is None else ids[kept], values[kept]
-        place = _pick(values, scale, self._random.random())
-        return place if ids is None else int(ids[place])
-
-
-class _Scale(NamedTuple):
-    """What makes weights, in proportion to probabilities, of logits: the most likely token's is 1."""
-
-    highest: float
-    temperature: float
-
-    def weights(self, logits: _Floats, kind: _Kind = np.float64) -> _Floats:
-        # The highest logit goes to 0 first, so that a tiny temperature cannot overflow; others may go to -inf.
-        with np.errstate(over="ignore"):
-            scaled: _Floats = logits.astype(np.result_type(logits, kind))
-            scaled -= self.highest
-            scaled /= self.temperature
-            scaled = scaled.astype(kind, copy=False)
-        np.exp(scaled, out=scaled)
-        return scaled
-
-    def block_sums(self, logits: _Floats) -> npt.NDArray[np.float64]:
-        """Sums of weights, `_BLOCK` by `_BLOCK`."""
-        sums = []
-        for start in range(0, logits.size, _SLICE):
-            weights = self.weights(logits[start : start + _SLICE], _kind(logits)).astype(np.float64, copy=False)
-            sums.append(np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK)))
-        return np.concatenate(sums)
-
-
-def _kind(logits: _Floats) -> _Kind:
-    return np.float32 if logits.size > _MANY else np.float64
-
-
-def _most_likely(logits: _Floats, count: int) -> npt.NDArray[np.intp]:
-    """Ids of so many highest logits, and of those equal to the last of them."""
-    highest = np.maximum.reduceat(logits, np.arange(0, logits.size, _BLOCK))
-    ids = None
-    if count < highest.size:  # so many blocks have a logit from here up, hence so many logits are from here up
-        ids = np.flatnonzero(logits >= np.partition(highest, -count)[-count])
-    values = logits if ids is None else logits[ids]
-    kept = np.flatnonzero(values >= np.partition(values, -count)[-count])
-    return kept if ids is None else ids[kept]
-
-
-def _nucleus(logits: _Floats, scale: _Scale, top_p: float) -> npt.NDArray[np.intp]:
-    """Places, in order, of the fewest most likely tokens that sum to top_p; of equals the first. One at least."""
-    needed, above = top_p * float(scale.block_sums(logits).sum()), 0.0
-    edge = logits[np.flatnonzero(logits >= scale.highest - _NEAR * scale.temperature)]
-    if edge.size > _MANY or float(scale.weights(edge).sum()) < needed:
-        edge, above = _edge(logits, scale, needed) if logits.size > _MANY else (logits, 0.0)
-    ordered = np.sort(edge)[::-1]
-    weights = scale.weights(ordered)
-    num_kept = max(1, int(np.count_nonzero(above + np.cumsum(weights) - weights < needed)))
-    lowest = ordered[num_kept - 1]
-    is_kept = logits > lowest
-    is_kept[np.flatnonzero(logits == lowest)[: num_kept - int(np.count_nonzero(ordered > lowest))]] = True
-    return np.flatnonzero(is_kept)
-
-
-def _edge(logits: _Floats, scale: _Scale, needed: float) -> tuple[_Floats, float]:
-    """The logits among which the sum of the weights, from the highest down, reaches what is needed, and the sum above.
-
-    All others need no sorting: logits are counted into bins by their distance from the highest.
-    """
-    bins = np.empty(logits.size, np.uint16)
-    sums = np.zeros(_NUM_BINS)
-    for start in range(0, logits.size, _SLICE):
-        part = logits[start : start + _SLICE]
-        with np.errstate(over="ignore"):
-            distance = (scale.highest - part) * (_BINS_A_NAT / scale.temperature)
-        bins[start : start + _SLICE] = np.minimum(distance, _NUM_BINS - 1)
-        sums += np.bincount(bins[start : start + _SLICE], weights=scale.weights(part, np.float32), minlength=_NUM_BINS)
-    sums = np.cumsum(sums)
-    place = min(int(np.searchsorted(sums, needed)), int(bins.max()))  # rounding may leave less than is needed
-    return logits[np.flatnonzero(bins == place)], float(sums[place - 1]) if place else 0.0
-
-
-def _pick(logits: _Floats, scale: _Scale, uniform: float) -> int:
-    """The place at which the running sum of weights passes this share of the whole: its block, then the place in it."""
-    sums = np.cumsum(scale.block_sums(logits))
-    target = uniform * sums[-1]
-    block = int(np.searchsorted(sums, target, side="right"))
-    weights = scale.weights(logits[block * _BLOCK : (block + 1) * _BLOCK], _kind(logits)).astype(np.float64)
-    before = sums[block - 1] if block else 0.0
-    place = int(np.searchsorted(np.cumsum(weights), target - before, side="right"))
-    if place == weights.size:  # past the end by rounding: the last that can be drawn
-        place = int(np.flatnonzero(weights)[-1])
-    return block * _BLOCK + place
 
 
 def is_whole(value: object) -> bool:

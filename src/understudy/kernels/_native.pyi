@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,17 @@ def matmul(
 def encode(
     kind: int, x: npt.NDArray[np.float32], w: npt.NDArray[np.float32], kernels: str
 ) -> npt.NDArray[np.uint8]: ...
+def record_pass(functions: tuple[int, int, int], compute_pass: int, calls: npt.NDArray[np.uint64]) -> None: ...
+def draw(
+    logits: npt.NDArray[np.floating[Any]],
+    highest: float,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    uniform: float,
+    kernels: str = "",
+) -> int: ...
 def measure_limits(num_threads: int, kernels: str, num_bytes: int) -> tuple[float, float]: ...
 
 class ModelShape:

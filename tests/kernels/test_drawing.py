@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from understudy.kernels.drawing import draw, draw_reference
+from understudy.kernels.native import kernel_names, native_module
+
+RNG = np.random.default_rng(5)
+
+
+def cases(count: int) -> "list[tuple[np.ndarray, dict[str, float]]]":
+    """Logits of any size and kind, many of them equal, some banned, and rules."""
+    found = []
+    for _ in range(count):
+        logits = RNG.standard_normal(RNG.choice([1, 2, 5, 40, 600, 3000])) * RNG.choice([0.1, 1, 5])
+        logits = np.round(logits, RNG.choice([1, 2, 6])).astype(RNG.choice([np.float32, np.float64]))
+        if RNG.random() < 0.2:
+            logits[1:][RNG.random(logits.size - 1) < 0.5] = -np.inf
+        rule = {
+            "temperature": float(RNG.choice([1e-6, 0.3, 0.7, 1, 2])),
+            "top_k": int(RNG.choice([0, 1, 5, 40, 700])),
+            "top_p": float(RNG.choice([1, 0.99, 0.9, 0.5, 0])),
+            "min_p": float(RNG.choice([0, 0.05, 0.5, 1])),
+            "uniform": float(RNG.random()),
+        }
+        found.append((logits, rule))
+    return found
+
+
+@pytest.mark.parametrize("kernels", kernel_names())
+def test_the_compiled_draw_is_the_references(kernels: str) -> None:
+    native = native_module()
+    assert native is not None
+    for logits, rule in cases(1500):
+        highest = float(logits.max())
+        assert native.draw(logits, highest, **rule, kernels=kernels) == draw_reference(logits, highest, **rule)
+
+
+@pytest.mark.parametrize("size", [700, 40_000])
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 1.0])
+def test_shares_are_the_probabilities(size: int, top_p: float) -> None:
+    logits = np.zeros(size, np.float32)
+    logits[[3, 9]] = np.log([size, 2 * size])
+    uniforms = (np.arange(300) + 0.5) / 300
+    rule = {"temperature": 1.0, "top_k": 0, "top_p": top_p, "min_p": 0.0}
+    drawn = [draw(logits, float(logits.max()), **rule, uniform=u) for u in uniforms]
+    shares = np.bincount(drawn, minlength=size)[[3, 9]] / 300
+    expected = {0.3: (0, 1), 0.95: (0.263, 0.526), 1.0: (0.25, 0.5)}[top_p]
+    np.testing.assert_allclose(shares, expected, atol=0.008)
+
+
+def test_the_last_token_can_be_drawn_and_a_banned_one_never() -> None:
+    logits = np.array([0.0, -np.inf, 0.0, -np.inf])
+    rule = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    assert [draw(logits, 0.0, **rule, uniform=u) for u in (0.0, 0.49, 0.5, 1 - 2**-53)] == [0, 0, 2, 2]
