@@ -25,7 +25,7 @@ from understudy.engine import SamplingParams
 from understudy.errors import ToolError
 from understudy.npc.card import Card
 from understudy.npc.model import Model
-from understudy.npc.session import Session
+from understudy.npc.npc import NpcOptions
 from understudy.prompt import Message, ToolCall
 from understudy.tools.functions import FunctionTool, tool
 from understudy.tools.loop import Event, Returned
@@ -205,15 +205,18 @@ class Turn:
 class Game:
     """An inn, an innkeeper and a guest."""
 
-    def __init__(self, inn: Inn, model: Model, session: Session | None = None) -> None:
-        self.inn, self.model = inn, model
-        self.session = session or Session(INNKEEPER, player="Bren", tools=inn.tools)
+    def __init__(self, inn: Inn, model: Model, save: Path | None = None) -> None:
+        self.inn = inn
+        if save is not None and save.exists():
+            self.npc = model.npc_from(save, tools=inn.tools)
+        else:
+            self.npc = model.npc(INNKEEPER, player="Bren", tools=inn.tools)
 
     def play(
         self, line: str, *, sampling: SamplingParams | None = None, on_event: Callable[[Event], None] | None = None
     ) -> Turn:
         """The guest says a line, the innkeeper acts and answers."""
-        start, returned = len(self.session.history), list[Returned]()
+        start, returned = len(self.npc.history), list[Returned]()
         asked = numbers_in(re.sub(r"\ban?\b", "one", line))
 
         def refuse(_call: ToolCall, values: Mapping[str, Any]) -> str | None:
@@ -226,15 +229,8 @@ class Game:
             if on_event:
                 on_event(event)
 
-        words = self.session.say(
-            line,
-            model=self.model,
-            sampling=sampling or SamplingParams(temperature=0.0),
-            max_tokens=60,
-            refuse=refuse,
-            on_event=hear,
-        )
-        said = "".join(words)
+        options = NpcOptions(sampling=sampling or SamplingParams(temperature=0.0), max_tokens=60, refuse=refuse)
+        said = self.npc.say(line, options=options, on_event=hear).text()
         if agrees(said, line, returned):
             return Turn(said, False, tuple(returned))
         said = plain_words(returned)
@@ -243,7 +239,7 @@ class Game:
 
     def _remember(self, start: int, line: str, said: str) -> None:
         """Put what was heard in the place of what the model said; what it did stays."""
-        history = self.session.history
+        history = self.npc.session.history
         acts = [dataclasses.replace(m, content="") if m.tool_calls else m for m in history[start:] if _is_act(m)]
         history[start:] = [Message(role="user", content=line), *acts, Message(role="assistant", content=said)]
 
@@ -270,20 +266,19 @@ def show(event: Event) -> None:
 
 def main() -> None:
     book = sys.argv[1] if len(sys.argv) > 1 else ":memory:"
-    save = Path(f"{book}.npc.json")
+    save = Path(f"{book}.npc")
     inn = Inn(book)
-    session = Session.load(save, tools=inn.tools) if save.exists() else None
     num_right = num_corrected = 0
     with Model.load() as model:
-        game = Game(inn, model, session)
+        game = Game(inn, model, save)
         for line, wanted in EVENING:
             print(f"Bren: {line}")
             turn = game.play(line, on_event=show)
             print(f"Hettie: {turn.said}{' (put right by the game)' if turn.is_corrected else ''}")
             num_right += [event.call.name for event in turn.returned] == ([wanted] if wanted else [])
             num_corrected += turn.is_corrected
-    if book != ":memory:":
-        game.session.save(save)
+        if book != ":memory:":
+            game.npc.save(save)
     print(f"{num_right} of {len(EVENING)} turns with the right function, {num_corrected} lines put right by the game.")
     print(", ".join(f"{len(rows)} {table}" for table, rows in inn.pages().items()), "in the book.")
     print(f"Bren owes {inn.debt} pennies.")

@@ -97,14 +97,14 @@ def test_words_that_agree(innkeeper: ModuleType, said: str, is_true: bool) -> No
 
 def play(module: ModuleType, model: Model, tmp_path: Path, num_turns: int, sampling: SamplingParams | None) -> int:
     """Play the evening, in two sittings; what must hold is asserted. The number of turns with the right function."""
-    book, save, num_right = str(tmp_path / "book.db"), tmp_path / "save.json", 0
+    book, save, num_right = str(tmp_path / "book.db"), tmp_path / "save.npc", 0
     game = module.Game(module.Inn(book), model)
     for number, (line, wanted) in enumerate(module.EVENING[:num_turns]):
         if number == num_turns // 2:
-            game.session.save(save)
+            game.npc.save(save)
             game.inn.book.close()
             inn = module.Inn(book)
-            game = module.Game(inn, model, Session.load(save, tools=inn.tools))
+            game = module.Game(inn, model, save)
         inn = game.inn
         before = inn.pages()
         turn = game.play(line, sampling=sampling)
@@ -115,8 +115,8 @@ def play(module: ModuleType, model: Model, tmp_path: Path, num_turns: int, sampl
             assert inn.pages() == before
         assert len(inn.pages()["calls"]) == len(before["calls"]) + len(done)
         check_words(turn.said, inn, [json.loads(event.result.text) for event in done], turn.is_corrected)
-        assert game.session.history[-1].content == turn.said
-    check_state(module, game.inn, game.session)
+        assert game.npc.history[-1].content == turn.said
+    check_state(module, game.inn, game.npc.session)
     game.inn.book.close()
     return num_right
 

@@ -18,6 +18,7 @@ from understudy.npc.card import Card
 from understudy.npc.memory import Memory
 from understudy.npc.model import Model
 from understudy.npc.npc import Npc, NpcOptions
+from understudy.tools.loop import Event, Finished, Spoken
 
 LINES = ("Good evening!", "What can I eat here?", "And what does it cost?")
 WILD = NpcOptions(sampling=SamplingParams(temperature=1.0), max_tokens=12)
@@ -160,6 +161,10 @@ def test_who_is_late_says_a_scripted_line(model: Model) -> None:
     assert asyncio.run(hear()) == "Hm."
     assert len(npc.history) == 4
     assert npc.say(LINES[2], deadline_s=600).text() not in ("Hm.", "One moment.")
+    heard: list[Event] = []
+    own = NpcOptions(deadline_s=1e-6, fallback=("Later.",))
+    assert npc.say(LINES[2], options=own, on_event=heard.append).text() == "Later."
+    assert heard == [Finished("", "answered"), Spoken("Later.")]
 
 
 def test_who_is_late_has_heard_all_the_same(model: Model) -> None:

@@ -49,6 +49,7 @@ class Briefing:
         num_exchanges: turns of the player that it remembers, this one apart.
         num_forgotten: older ones that found no room.
         lore_scan: of the lorebooks, if there are any.
+        notes: what had to be done without, e.g. an embedder that did not answer.
     """
 
     conversation: Conversation
@@ -58,6 +59,7 @@ class Briefing:
     num_exchanges: int
     num_forgotten: int
     lore_scan: LoreScan | None = None
+    notes: tuple[str, ...] = ()
 
     def explain(self) -> str:
         """Lines for people: the budget, and each passage with its reason."""
@@ -67,7 +69,7 @@ class Briefing:
         for passage in self.passages:
             kept = "kept" if passage.is_kept else "dropped"
             lines.append(f"{passage.source} {passage.title or passage.id}: {kept}, {passage.reason}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 def fit_briefing(
@@ -82,6 +84,7 @@ def fit_briefing(
     count: Callable[[Conversation], int],
     lore_scan: LoreScan | None = None,
     summarise: Callable[[Sequence[Message], int], str] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Briefing:
     """Fit a line into the budget: the oldest exchanges go first, then the passages from the last one on.
 
@@ -96,6 +99,7 @@ def fit_briefing(
         count: length of a conversation's prompt, in tokens.
         lore_scan: passed on.
         summarise: exchanges that find no room, within so many tokens; "" for nothing.
+        notes: passed on.
 
     Raises:
         ContextLengthError: the line with the system prompt alone is too long.
@@ -119,6 +123,7 @@ def fit_briefing(
         num_exchanges=num_exchanges,
         num_forgotten=len(draft.starts) - num_exchanges,
         lore_scan=lore_scan,
+        notes=notes,
     )
 
 

@@ -163,11 +163,34 @@ class Memory:
             ranked.append(((-(fact.kind == "name"), -num_shared, -(fact.kind in _LASTING), -fact.id), fact))
         return [fact for _, fact in sorted(ranked, key=lambda one: one[0])][: max(0, limit)]
 
-    def facts(self, player: str | None = None, character: str | None = None) -> list[Fact]:
-        """List facts, oldest first; of all players or characters where none is given."""
+    def fact(self, fact_id: int) -> Fact | None:
+        """One fact by its number; None if there is none."""
+        with self._reading():
+            row = self._connection.execute(
+                "SELECT id, player, character, kind, text, is_quote FROM memory_facts WHERE id = ?", (fact_id,)
+            ).fetchone()
+        return _fact(row) if row else None
+
+    def count(self) -> int:
+        """How many facts there are, of all players."""
+        with self._reading():
+            return int(self._connection.execute("SELECT count(*) FROM memory_facts").fetchone()[0])
+
+    def facts(self, player: str | None = None, character: str | None = None, *, player_prefix: str = "") -> list[Fact]:
+        """List facts, oldest first; of all players or characters where none is given.
+
+        Args:
+            player: whom they are about.
+            character: who remembers them.
+            player_prefix: only of players whose names, as they are kept, begin so.
+        """
         where = {"player": player, "character": character}
         given = {key: read_name(value) for key, value in where.items() if value is not None}
-        clause = " AND ".join(f"{key} = :{key}" for key in given) or "1"
+        clauses = [f"{key} = :{key}" for key in given]
+        if player_prefix:
+            clauses.append("substr(player, 1, length(:prefix)) = :prefix")
+            given["prefix"] = player_prefix
+        clause = " AND ".join(clauses) or "1"
         with self._reading():
             rows = self._connection.execute(
                 f"SELECT id, player, character, kind, text, is_quote FROM memory_facts WHERE {clause} ORDER BY id",

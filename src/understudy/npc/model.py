@@ -183,7 +183,7 @@ class Model:
         tools: Sequence[FunctionTool] = (),
         options: NpcOptions | None = None,
     ) -> Npc:
-        """Go on with a character that `Npc.save` or `Session.save` wrote.
+        """Go on with a character that `Npc.save` wrote.
 
         Keys and values of another model, or damaged ones, are left out with a warning: the model reads the text again.
 

@@ -1,5 +1,6 @@
 """A character at the game's side: one object, used from any thread, that speaks, remembers, explains and is saved."""
 
+import asyncio
 import contextlib
 import dataclasses
 import itertools
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 from understudy.errors import RequestError
 from understudy.npc.briefing import Briefing
 from understudy.npc.card import Card
-from understudy.npc.session import Session, prompt_room
+from understudy.npc.session import Session
+from understudy.npc.shown import prompt_room
 from understudy.npc.state import RandomState, StateSize, planned_size, save_state
 from understudy.prompt import Conversation, Message, ToolCall
-from understudy.tools.loop import Event, LoopLimits
+from understudy.tools.loop import Event, LoopLimits, Spoken
 
 if TYPE_CHECKING:
     from understudy.engine import Generation, SamplingParams
@@ -155,6 +157,7 @@ class Npc:
         *,
         remember: bool = True,
         deadline_s: float | None = None,
+        options: NpcOptions | None = None,
         is_dry_run: bool = False,
         on_event: Callable[[Event], None] | None = None,
     ) -> Answer:
@@ -164,14 +167,15 @@ class Npc:
             line: what the player says.
             remember: False leaves no trace: neither the line nor the answer is known afterwards.
             deadline_s: of this line; default: the options'.
+            options: of this line; default: the character's.
             is_dry_run: calls of functions are shown to `on_event`, none is run.
-            on_event: is told of words, calls, results and the end as they come.
+            on_event: is told of words, calls, results and the end as they come; of a fallback after the end.
 
         Raises:
             ContextLengthError: the line is too long.
             RequestError: the character is still speaking, or a value is out of range.
         """
-        turn, arguments = self._begin(remember=remember, deadline_s=deadline_s)
+        turn, arguments = self._begin(options, remember=remember, deadline_s=deadline_s)
         try:
             pieces = self.session.say(line, is_dry_run=is_dry_run, on_event=on_event, **arguments)
         except BaseException:
@@ -183,7 +187,7 @@ class Npc:
             for _, generation in tuple(asked):
                 generation.cancel()
 
-        return Answer(self._spoken(pieces, turn, line), stop, turn.end)
+        return Answer(self._spoken(pieces, turn, line, on_event), stop, turn.end)
 
     async def asay(
         self,
@@ -191,11 +195,12 @@ class Npc:
         *,
         remember: bool = True,
         deadline_s: float | None = None,
+        options: NpcOptions | None = None,
         is_dry_run: bool = False,
         on_event: Callable[[Event], None] | None = None,
     ) -> AsyncGenerator[str]:
         """Like `say`, in an event loop: `async for piece in npc.asay(...)`; on functions see `Session.asay`."""
-        turn, arguments = self._begin(remember=remember, deadline_s=deadline_s)
+        turn, arguments = self._begin(options, remember=remember, deadline_s=deadline_s)
         has_words = False
         try:
             pieces = self.session.asay(line, is_dry_run=is_dry_run, on_event=on_event, **arguments)
@@ -204,7 +209,7 @@ class Npc:
                     has_words = has_words or bool(piece.strip())
                     yield piece
             if not has_words and turn.is_late:
-                yield self._fall_back(line, turn)
+                yield self._fall_back(line, turn, on_event)
         finally:
             turn.end()
 
@@ -221,7 +226,7 @@ class Npc:
 
     async def awarm(self) -> None:
         """Like `warm`, waiting until all is read."""
-        await self.warm().atext()
+        await (await asyncio.to_thread(self.warm)).atext()
 
     def why(self) -> Briefing | None:
         """What the model was shown for the last line, what was left out, and why; None before the first."""
@@ -257,9 +262,11 @@ class Npc:
         finally:
             self._lock.release()
 
-    def _begin(self, *, remember: bool, deadline_s: float | None) -> tuple["_Turn", dict[str, Any]]:
+    def _begin(
+        self, options: NpcOptions | None, *, remember: bool, deadline_s: float | None
+    ) -> tuple["_Turn", dict[str, Any]]:
         """Take the turn; also the arguments for `Session.say`."""
-        options = self.options
+        options = options or self.options
         if deadline_s is not None:
             options = dataclasses.replace(options, deadline_s=deadline_s)
         sampling = options.sampling or self._model.character_sampling
@@ -269,7 +276,14 @@ class Npc:
         if sampling.seed is None:
             sampling = dataclasses.replace(sampling, seed=random.next_seed())
         until_s = None if options.deadline_s is None else time.monotonic() + options.deadline_s
-        turn = _Turn(self._lock, num_before=len(self.session.history), until_s=until_s, remember=remember)
+        fallback = options.fallback[len(self.session.history) % len(options.fallback)]
+        turn = _Turn(
+            self._lock,
+            num_before=len(self.session.history),
+            until_s=until_s,
+            remember=remember,
+            fallback=fallback,
+        )
         return turn, {
             "model": self._model,
             "sampling": sampling,
@@ -286,7 +300,9 @@ class Npc:
                 f"{self.card.name} is still speaking: read that answer to its end, or close it, and say this then."
             )
 
-    def _spoken(self, pieces: Generator[str], turn: "_Turn", line: str) -> Generator[str]:
+    def _spoken(
+        self, pieces: Generator[str], turn: "_Turn", line: str, on_event: Callable[[Event], None] | None
+    ) -> Generator[str]:
         has_words = False
         try:
             for piece in pieces:
@@ -295,17 +311,18 @@ class Npc:
         finally:
             pieces.close()
         if not has_words and turn.is_late:
-            yield self._fall_back(line, turn)
+            yield self._fall_back(line, turn, on_event)
 
-    def _fall_back(self, line: str, turn: "_Turn") -> str:
+    def _fall_back(self, line: str, turn: "_Turn", on_event: Callable[[Event], None] | None) -> str:
         """The scripted line; the character has said it, and remembers that."""
-        history, fallback = self.session.history, self.options.fallback
-        said = fallback[turn.num_before % len(fallback)]
+        history = self.session.history
         if turn.remember and len(history) == turn.num_before:
-            self.session.commit(line, said)
+            self.session.commit(line, turn.fallback)
         elif turn.remember:
-            history.append(Message(role="assistant", content=said))
-        return said
+            history.append(Message(role="assistant", content=turn.fallback))
+        if on_event:
+            on_event(Spoken(turn.fallback))
+        return turn.fallback
 
     def _shared_ids(self, contexts: Sequence[str] = ()) -> list[int]:
         """Tokens that every next prompt begins with, as far as can be told now."""
@@ -348,10 +365,12 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 class _Turn:
     """A line that is being answered; its end lets the next one begin."""
 
-    def __init__(self, lock: threading.Lock, *, num_before: int, until_s: float | None, remember: bool) -> None:
+    def __init__(
+        self, lock: threading.Lock, *, num_before: int, until_s: float | None, remember: bool, fallback: str
+    ) -> None:
         self._lock, self._is_over = lock, False
         self._until_s = until_s
-        self.num_before, self.remember = num_before, remember
+        self.num_before, self.remember, self.fallback = num_before, remember, fallback
 
     @property
     def is_late(self) -> bool:

@@ -1,5 +1,6 @@
-"""One conversation of a player with a character, and its file."""
+"""One conversation of a player with a character: who speaks, what was said, and the turns that they take."""
 
+import asyncio
 import contextlib
 import dataclasses
 import functools
@@ -15,17 +16,26 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from understudy.errors import SaveError
-from understudy.npc.briefing import Briefing, Passage, fit_briefing
+from understudy.npc.briefing import Briefing, fit_briefing
 from understudy.npc.card import Card
 from understudy.npc.lore import Selected, select_lore
-from understudy.npc.lorebook import Lorebook, LoreScan, LoreState, ScanSettings, scan_lorebooks
-from understudy.npc.memory import Memory, recollection
+from understudy.npc.lorebook import Lorebook, LoreState
+from understudy.npc.memory import Memory
 from understudy.npc.memory_summary import summarise
-from understudy.npc.session_file import SavedSession, read_document, write_document
+from understudy.npc.session_document import SavedSession
+from understudy.npc.shown import (
+    guarded,
+    of_database,
+    of_lorebooks,
+    of_memory,
+    of_world,
+    prompt_room,
+    scan_books,
+    text_counter,
+)
 from understudy.npc.state import RandomState
 from understudy.npc.world import World
 from understudy.prompt import Conversation, Message, ToolCall
@@ -39,9 +49,10 @@ if TYPE_CHECKING:
     from understudy.engine import Generation, SamplingParams
     from understudy.npc.model import Model
 
-__all__ = ["Session", "prompt_room"]
+__all__ = ["Session"]
 
-_LOREBOOK_SHARE = 4  # lorebooks get at most this part of the prompt
+_LORE_SHARE = 4  # of a line's time, waiting for an embedder takes at most this part
+_LORE_WAIT_S = 5.0  # and never longer
 _NO_TIME_S = 1e-9  # none: what is late may not say a word
 _Start = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], "Generation"]
 
@@ -58,6 +69,7 @@ class Session:
         lore: a database of lore beside the world's, if any.
         books: the game's lorebooks; the card's own comes before them.
         memory: where facts about players are kept, if anywhere.
+        player_id: whom the memory knows the player as; default: by the name that the character uses.
         random: the conversation's chance; None: the caller's seeds alone.
         lore_state: what the lorebooks remember.
         briefing: what the last `conversation` showed the model, and why.
@@ -85,6 +97,7 @@ class Session:
         self.lore = lore
         self.books = tuple(books)
         self.memory = memory
+        self.player_id = player
         self.random: RandomState | None = None
         self.lore_state = LoreState()
         self.briefing: Briefing | None = None
@@ -136,10 +149,11 @@ class Session:
             ToolError: two tools have one name; at once.
         """
         loop = ToolLoop(self.offered_tools, limits=limits, refuse=refuse, is_dry_run=is_dry_run)
-        start = self._begin(line, model, sampling=sampling, max_tokens=max_tokens, deadline_s=deadline_s)
+        start = self._starter(line, model, sampling=sampling, max_tokens=max_tokens, deadline_s=deadline_s)
+        begun = [start((), [tool.schema for tool in self.offered_tools])]  # what is wrong is told at once
 
         def ask(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-            generation = start(turn, schemas)
+            generation = begun.pop() if begun else start(turn, schemas)
             try:
                 for chunk in generation:
                     yield chunk.text
@@ -164,19 +178,21 @@ class Session:
     ) -> AsyncGenerator[str]:
         """Like `say`, in an event loop: `async for words in session.asay(...)`.
 
-        The loop is free while the model computes and while an async function waits. A function that is not async runs
-        in the loop's thread, where the game's state and an SQLite connection are at home, and holds the loop up for as
-        long as it runs: a slow one should be `async def`. So do `refuse` and `on_event`.
+        The loop is free while lore is looked up, while the model computes, and while an async function waits. A
+        function that is not async runs in the loop's thread, where the game's state and an SQLite connection are at
+        home, and holds the loop up for as long as it runs: a slow one should be `async def`. So do `refuse` and
+        `on_event`.
 
         Returns:
             The words, in pieces. Cancelling the task, or `aclose()`, stops the model; what was said and done so far is
-            remembered. Who leaves the `async for` early should close it: `async with contextlib.aclosing(...)`.
+            remembered. Who leaves the `async for` early should close it: `async with contextlib.aclosing(...)`. The
+            errors of `say` come with the first of them.
         """
         loop = ToolLoop(self.offered_tools, limits=limits, refuse=refuse, is_dry_run=is_dry_run)
-        start = self._begin(line, model, sampling=sampling, max_tokens=max_tokens, deadline_s=deadline_s)
+        start = self._starter(line, model, sampling=sampling, max_tokens=max_tokens, deadline_s=deadline_s)
 
         async def ask(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> AsyncIterator[str]:
-            generation = start(turn, schemas)
+            generation = await _in_thread(start, turn, schemas)
             try:
                 async for chunk in generation:
                     yield chunk.text
@@ -185,7 +201,7 @@ class Session:
 
         return self._atake_turn(line, loop, ask, on_event, remember=remember)
 
-    def _begin(
+    def _starter(
         self,
         line: str,
         model: "Model",
@@ -194,18 +210,25 @@ class Session:
         max_tokens: int,
         deadline_s: float | None,
     ) -> _Start:
-        """Ask for the first answer now, so that what is wrong is told at once; the others when it is called again."""
+        """What asks the model for an answer to the line, and again after each round of calls; from any thread."""
         room = prompt_room(model, max_tokens)
         tools = self.offered_tools
         until_s = None if deadline_s is None else time.monotonic() + deadline_s
+        asked: list[tuple[Conversation, Generation]] = []
+        self.asked = asked
 
         def start(turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> "Generation":
-            talk = self.conversation(line, max_prompt_tokens=room, count=model.count, turn=turn, tools=schemas)
+            wait_s = _LORE_WAIT_S
+            if until_s is not None:
+                wait_s = min(wait_s, max(until_s - time.monotonic(), 0.0) / _LORE_SHARE)
+            talk = self.conversation(
+                line, max_prompt_tokens=room, count=model.count, turn=turn, tools=schemas, lore_wait_s=wait_s
+            )
             constraint = model.call_constraint(schemas) if tools else None
             left_s = None if until_s is None else max(until_s - time.monotonic(), _NO_TIME_S)
             generation = model.generate(
                 talk,
-                sampling=_guarded(sampling, talk, model.count),
+                sampling=guarded(sampling, talk, model.count),
                 max_tokens=max_tokens,
                 constraint=constraint,
                 deadline_s=left_s,
@@ -214,10 +237,7 @@ class Session:
             asked.append((talk, generation))
             return generation
 
-        asked: list[tuple[Conversation, Generation]] = []
-        begun = [start((), [tool.schema for tool in tools])]
-        self.asked = asked
-        return lambda turn, schemas: begun.pop() if begun else start(turn, schemas)
+        return start
 
     def _take_turn(
         self,
@@ -262,7 +282,7 @@ class Session:
     def _remember(self, line: str, turn: Sequence[Message]) -> None:
         self.history += [Message(role="user", content=line), *turn]
         if self.memory is not None:
-            self.memory.observe(self.player, self._who, line)
+            self.memory.observe(self.player_id, self.who, line)
         if self.briefing is not None and self.briefing.lore_scan is not None:
             self.lore_state = self.briefing.lore_scan.state
 
@@ -274,6 +294,7 @@ class Session:
         count: Callable[[Conversation], int],
         turn: Sequence[Message] = (),
         tools: Sequence[Mapping[str, Any]] = (),
+        lore_wait_s: float = _LORE_WAIT_S,
     ) -> Conversation:
         """What to show the model for the player's next line; nothing is remembered until `commit`.
 
@@ -285,6 +306,7 @@ class Session:
             count: length of a conversation's prompt, in tokens.
             turn: what the character said and called since, and the results.
             tools: schemas of functions to offer.
+            lore_wait_s: longest wait for the lore database's embedder, in s; then its words alone count.
 
         Raises:
             ContextLengthError: the line with the system prompt alone is too long.
@@ -292,24 +314,22 @@ class Session:
         history = mend_history(self.history)
         starts = [n for n, message in enumerate(history) if message.role == "user"]
         recent = [m.content for m in history[starts[-1] :] if m.role != "tool" and m.content] if starts else []
-        scan = self._scan(line, history, max_prompt_tokens=max_prompt_tokens, count=count)
+        scan = scan_books(self, line, history, max_prompt_tokens=max_prompt_tokens, count=count)
         selected = select_lore(self.world, self.card, line, history=recent)
+        given = {found.entry.text for found in selected}
+        of_lore, notes = of_database(self, line, recent, given, wait_s=lore_wait_s)
         self.briefing = fit_briefing(
             system=self._system(scan.disabled_prompts if scan else frozenset()),
             line=line,
             history=history,
             turn=turn,
             tools=tools,
-            passages=[
-                *self._of_memory(line),
-                *_of_lorebooks(scan),
-                *map(_of_world, selected),
-                *self._of_database(line, recent, {found.entry.text for found in selected}),
-            ],
+            passages=[*of_memory(self, line), *of_lorebooks(scan), *map(of_world, selected), *of_lore],
             max_prompt_tokens=max_prompt_tokens,
             count=count,
             lore_scan=scan,
-            summarise=functools.partial(self._summary, count=_text_counter(count)),
+            summarise=functools.partial(self._summary, count=text_counter(count)),
+            notes=notes,
         )
         kept = {passage.id for passage in self.briefing.passages if passage.source == "world" and passage.is_kept}
         self.last_lore = [found for found in selected if found.entry.id in kept]
@@ -323,28 +343,6 @@ class Session:
         """Forget all turns."""
         self.history.clear()
         self.last_lore, self.briefing, self.lore_state = [], None, LoreState()
-
-    def save(self, path: Path) -> None:
-        """Write the conversation, whole or not at all.
-
-        Raises:
-            SaveError: the file cannot be written.
-        """
-        write_document(self.to_json(), path)
-
-    @classmethod
-    def load(cls, path: Path, *, world: World | None = None, tools: Sequence[FunctionTool] = ()) -> Self:
-        """Read a saved conversation.
-
-        Args:
-            path: what `save` wrote.
-            world: the world it was saved in; its lore is not in the file.
-            tools: the game's functions; they are not in the file.
-
-        Raises:
-            SaveError: the file is missing, broken, foreign, of another version, or of another world.
-        """
-        return cls.from_json(read_document(path), source=str(path), world=world, tools=tools)
 
     def to_json(self) -> dict[str, Any]:
         """The conversation as a document; lore, memory and functions are not in it."""
@@ -402,98 +400,26 @@ class Session:
         card = dataclasses.replace(self.card, **left_out)
         return Message(role="system", content=card.instructions(self.player, place=place, seed=self.seed))
 
-    def _scan(
-        self, line: str, history: Sequence[Message], *, max_prompt_tokens: int, count: Callable[[Conversation], int]
-    ) -> LoreScan | None:
-        """Look through the card's own lorebook and the game's."""
-        books = [*([self.card.lorebook] if self.card.lorebook else []), *self.books]
-        if not books:
-            return None
-        said = [*history, Message(role="user", content=line)]
-        return scan_lorebooks(
-            books,
-            said,
-            self.lore_state,
-            count=_text_counter(count),
-            char=self.card.char,
-            user=self.player,
-            seed=self.seed,
-            settings=ScanSettings(budget_tokens=max_prompt_tokens // _LOREBOOK_SHARE),
-            greeting=0,
-            is_context_full=count(Conversation(messages=(self.system, *said))) > max_prompt_tokens,
-        )
-
     @property
-    def _who(self) -> str:
+    def who(self) -> str:
         """The character's name in databases."""
         return self.card.id or self.card.name
-
-    def _of_memory(self, line: str) -> list[Passage]:
-        """What the character remembers of the player; what a player said is told as a quotation."""
-        facts = self.memory.recall(self.player, self._who, line) if self.memory is not None else []
-        if not facts:
-            return []
-        text, ids = recollection(facts, self.player), ", ".join(str(fact.id) for fact in facts)
-        return [Passage(source="memory", id=f"facts {ids}", title=self.player, text=text, reason=f"facts {ids}")]
 
     def _summary(self, turns: Sequence[Message], max_tokens: int, *, count: Callable[[str], int]) -> str:
         return summarise(turns, player=self.player, character=self.card.char, max_tokens=max_tokens, count=count)
 
-    def _of_database(self, line: str, recent: Sequence[str], given: set[str]) -> list[Passage]:
-        """Passages of the lore database that this character may know, but for those that the world gives already."""
-        if self.lore is None:
-            return []
-        found = [one for one in self.lore.search(line, character=self._who, history=recent) if one.text not in given]
-        return [
-            Passage(source="lore", id=one.id, title=one.title, text=one.context, reason=one.reason) for one in found
-        ]
+
+async def _in_thread(start: _Start, turn: Sequence[Message], schemas: Sequence[Mapping[str, Any]]) -> "Generation":
+    """Ask for an answer while the loop goes on; a long prompt and a slow embedder take a while."""
+    begun = asyncio.ensure_future(asyncio.to_thread(start, turn, schemas))
+    try:
+        return await asyncio.shield(begun)
+    except asyncio.CancelledError:
+        begun.add_done_callback(_cancel)  # a thread cannot be stopped: what it begins is, once it is there
+        await asyncio.wait((begun,))
+        raise
 
 
-def prompt_room(model: "Model", max_tokens: int) -> int:
-    """Longest prompt, in tokens, beside an answer; the engine clamps one that may become too long."""
-    limit = model.files.config.max_position_embeddings
-    return max(limit - max_tokens, limit // 2)
-
-
-def _guarded(
-    sampling: "SamplingParams | None", talk: Conversation, count: Callable[[Conversation], int]
-) -> "SamplingParams | None":
-    """The guard against repetition looks at what was said; persona and lore may be repeated word by word."""
-    if sampling is None or not sampling.dry_multiplier or sampling.dry_skip_tokens:
-        return sampling
-    given = dataclasses.replace(talk, messages=talk.messages[:1])
-    return dataclasses.replace(sampling, dry_skip_tokens=count(given))
-
-
-def _text_counter(count: Callable[[Conversation], int]) -> Callable[[str], int]:
-    """Tokens of a text, by the length of a conversation with it."""
-
-    def length(text: str) -> int:
-        return count(Conversation(messages=(Message(role="user", content=text),)))
-
-    return lambda text: length(text) - length("")
-
-
-def _of_world(found: Selected) -> Passage:
-    entry = found.entry
-    reason = f"matched {', '.join(found.matched_keys)}"
-    return Passage(source="world", id=entry.id, title=entry.title, text=entry.text, reason=reason)
-
-
-def _of_lorebooks(scan: LoreScan | None) -> list[Passage]:
-    """All entries; the model reads lore in its contexts, wherever a front end's prompt would have them stand."""
-    if scan is None:
-        return []
-    chosen = [outcome for outcome in scan.chosen if outcome.text]
-    others = [outcome for outcome in scan.outcomes if not outcome.is_kept]
-    return [
-        Passage(
-            source="lorebook",
-            id=f"{outcome.book}/{outcome.entry.id}" if outcome.book else outcome.entry.id,
-            title=outcome.entry.title or outcome.entry.id,
-            text=outcome.text,
-            reason=outcome.detail,
-            is_kept=outcome.is_kept,
-        )
-        for outcome in (*chosen, *others)
-    ]
+def _cancel(begun: "asyncio.Future[Generation]") -> None:
+    if not begun.cancelled() and begun.exception() is None:
+        begun.result().cancel()

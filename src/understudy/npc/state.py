@@ -27,7 +27,16 @@ from understudy.errors import RequestError, SaveError
 from understudy.npc.document import replacing
 from understudy.npc.fingerprint import ModelFingerprint
 
-__all__ = ["RandomState", "SavedState", "StateSize", "load_state", "planned_size", "restore_kv", "save_state"]
+__all__ = [
+    "RandomState",
+    "SavedState",
+    "StateSize",
+    "load_document",
+    "load_state",
+    "planned_size",
+    "restore_kv",
+    "save_state",
+]
 
 _FORMAT = "understudy-state"
 _VERSION = 1
@@ -213,6 +222,28 @@ def load_state(path: Path, *, engine: Engine, fingerprint: ModelFingerprint) -> 
     if state.reason:
         _log.warning("%s: %s; the model reads the text again.", path, state.reason)
     return state
+
+
+def load_document(path: Path) -> dict[str, Any]:
+    """Read what was said from a session's file; its keys and values are not looked at.
+
+    Raises:
+        SaveError: the file is missing, or what was said cannot be read from it.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(1) in (b"{", b"\xef"):
+                file.seek(0)
+                return _parsed(file.read(_MAX_JSON_BYTES + 1), path)
+            try:
+                with zipfile.ZipFile(file) as archive:
+                    said = _member(archive, _SESSION, _MAX_JSON_BYTES)
+            except _DAMAGE:
+                said = _first_member(file, path)
+            return _parsed(said, path)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SaveError(f"Cannot read {path}: {why}. Give a file that was saved before.") from error
 
 
 def restore_kv(engine: Engine, kv: KvPages) -> int:

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from understudy.errors import LoreError
 from understudy.retrieval.build import LORE, fill_lore
 from understudy.retrieval.database import open_database
-from understudy.retrieval.embedder import Embedder, embed_texts
+from understudy.retrieval.embedder import Embedder
 from understudy.retrieval.index import Found, Index
 from understudy.retrieval.passages import Document
+from understudy.retrieval.patience import PatientEmbedder
 from understudy.retrieval.query import query_words
 
-__all__ = ["MIN_SCORE", "MIN_SIMILARITY", "Lore", "LoreStats"]
+__all__ = ["MIN_SCORE", "MIN_SIMILARITY", "LookUp", "Lore", "LoreStats"]
 
 # Measured (docs/lore.md): keeps 98 % of the right passages that are found at all, and gives nothing to seven of ten
 # questions about another tale.
@@ -34,6 +35,7 @@ _MAX_CHARACTERS = 10_000
 _RANK_OFFSET = 60  # of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009
 _MEANING_SHARE = 0.3  # measured (docs/lore.md): as much as the words, it drives out what they find
 _RETRY_S = 30.0
+_FAIR_WAIT_S = 1.0  # an embedder that was given less time may still be fast enough for the next line
 _LEAST_SHARE = 0.5  # of the best score: a quarter fewer tokens for a loss of 1 % of the right passages
 
 
@@ -60,12 +62,26 @@ class LoreStats:
     num_bytes: int
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LookUp:
+    """What a search found.
+
+    Attributes:
+        found: passages, best first.
+        note: what it had to do without; empty where nothing was missing.
+    """
+
+    found: tuple[Found, ...]
+    note: str = ""
+
+
 class Lore:
     """An open database of lore; safe from any thread."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None, embedder: Embedder | None) -> None:
         """See `open` and `from_documents`."""
-        self._connection, self._path, self._embedder = connection, path, embedder
+        self._connection, self._path = connection, path
+        self._embedder = PatientEmbedder(embedder) if embedder else None
         self._index = Index(connection)
         self._lock = threading.Lock()
         self._silent_until_s = 0.0
@@ -149,8 +165,43 @@ class Lore:
         Raises:
             LoreError: the database is damaged, in use, or closed.
         """
+        looked = self.look_up(
+            line,
+            character=character,
+            history=history,
+            limit=limit,
+            min_score=min_score,
+            min_similarity=min_similarity,
+        )
+        return list(looked.found)
+
+    def look_up(
+        self,
+        line: str,
+        *,
+        character: str,
+        history: Sequence[str] = (),
+        limit: int = 4,
+        min_score: float = MIN_SCORE,
+        min_similarity: float = MIN_SIMILARITY,
+        wait_s: float | None = None,
+    ) -> LookUp:
+        """Like `search`, and tell where words alone had to do.
+
+        Args:
+            line: as of `search`.
+            character: as of `search`.
+            history: as of `search`.
+            limit: as of `search`.
+            min_score: as of `search`.
+            min_similarity: as of `search`.
+            wait_s: longest wait for the embedder; None for as long as it takes.
+
+        Raises:
+            LoreError: the database is damaged, in use, or closed.
+        """
         texts = [line, " ".join([*history[-_NUM_BEFORE:], line])] if history else [line]
-        vectors = self._embed(texts)
+        vectors, note = self._embed(texts, wait_s)
         passing: dict[int, tuple[float, float | None]] = {}
         try:
             with self._lock:
@@ -164,7 +215,7 @@ class Lore:
                     for number, why in hit.items():
                         if len(passing) < min(room, limit):
                             passing.setdefault(number, why)
-                return self._index.fetch(passing, character)
+                return LookUp(found=tuple(self._index.fetch(passing, character)), note=note)
         except sqlite3.Error as error:
             raise LoreError(f"The lore in {self._path or 'memory'} cannot be searched: {error}.") from error
 
@@ -198,17 +249,20 @@ class Lore:
             num_bytes=self._path.stat().st_size if self._path else 0,
         )
 
-    def _embed(self, texts: Sequence[str]) -> Sequence[NDArray[np.float32] | None]:
-        """The vectors of what was said; None without an embedder, and for a while after it failed."""
+    def _embed(self, texts: Sequence[str], wait_s: float | None) -> tuple[Sequence[NDArray[np.float32] | None], str]:
+        """The vectors of what was said; None without an embedder, and for a while after it failed, with the reason."""
         nothing = [None] * len(texts)
-        if self._embedder is None or not texts[0].strip() or time.monotonic() < self._silent_until_s:
-            return nothing
+        if self._embedder is None or not texts[0].strip():
+            return nothing, ""
+        if time.monotonic() < self._silent_until_s:
+            return nothing, f"The embedder {self._embedder.name} failed a while ago; lore was found by words alone."
         try:
-            return list(embed_texts(self._embedder, [text[-_MAX_CHARACTERS:] for text in texts]))
+            return list(self._embedder.embed([text[-_MAX_CHARACTERS:] for text in texts], wait_s=wait_s)), ""
         except LoreError as error:
-            _LOG.warning("%s For %d s, lore is found by words alone.", error, _RETRY_S)
-            self._silent_until_s = time.monotonic() + _RETRY_S
-            return nothing
+            if wait_s is None or wait_s >= _FAIR_WAIT_S:
+                _LOG.warning("%s For %d s, lore is found by words alone.", error, _RETRY_S)
+                self._silent_until_s = time.monotonic() + _RETRY_S
+            return nothing, f"{error} Lore was found by words alone."
 
     def _passing(
         self,

@@ -221,7 +221,7 @@ class Npc:
                     pass
         finally:
             await asyncio.wait((begun,))  # a thread cannot be stopped: what it began is, when it is there
-            if not begun.exception():
+            if not begun.exception() and self.session.asked:
                 for _, generation in self.session.asked:
                     generation.cancel()
                 turn.shown, turn.generation = self.session.asked[-1]

@@ -1,24 +1,20 @@
-"""A conversation as a document of JSON, and its file."""
+"""A conversation as a document of JSON."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from understudy.errors import CardError, SaveError
 from understudy.npc.card import Card
-from understudy.npc.document import replacing
 from understudy.npc.lorebook import LoreState
 from understudy.npc.state import RandomState
 from understudy.prompt import Message, ToolCall
 
-__all__ = ["SavedSession", "read_document", "write_document"]
+__all__ = ["SavedSession"]
 
 _FORMAT = "understudy-session"
 # The second may hold calls and their results, the third chance and what lorebooks remember.
 _VERSIONS = (1, 2, 3)
-_MAX_BYTES = 64 << 20
 _ROLES_AFTER = {
     "": ("user",),
     "user": ("assistant",),
@@ -98,44 +94,6 @@ class SavedSession:
             random=None if random is None else RandomState.from_json(random),
             lore_state=LoreState() if lore_state is None else LoreState.from_json(lore_state, source=source),
         )
-
-
-def write_document(document: Mapping[str, Any], path: Path) -> None:
-    """Write a document, whole or not at all.
-
-    Raises:
-        SaveError: the file cannot be written.
-    """
-    try:
-        content = json.dumps(document, indent=1).encode("ascii") + b"\n"
-        with replacing(path) as file:
-            file.write(content)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise SaveError(f"Cannot save to {path}: {why}. Choose a file in a folder that exists.") from error
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """Read a document's file.
-
-    Raises:
-        SaveError: the file is missing, too large, or no JSON object.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise SaveError(f"Cannot read {path}: {why}. Give a file that was saved before.") from error
-    if len(content) > _MAX_BYTES:
-        raise SaveError(f"{path} is larger than 64 MiB; that is no saved conversation.")
-    try:
-        document = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise SaveError(f"{path} is no valid JSON: {error}. Take an older save.") from error
-    if not isinstance(document, dict):
-        raise SaveError(f'{path} is no saved conversation: expected "format": "{_FORMAT}". Give another file.')
-    return document
 
 
 def _saved(message: Message) -> dict[str, Any]:
