@@ -33,6 +33,9 @@ class ServerOptions:
         cors_origins: web pages elsewhere that may ask, e.g. "https://game.example"; "*" for all.
         tls_certificate: file of the certificate's chain (PEM); with it the server speaks HTTPS.
         tls_key: file of its private key (PEM).
+        lore: lore databases by the name that clients use for their characters.
+        memory: file in which characters keep what they learn of players; None: gone with the server.
+        sessions: folder in which characters are saved; None: nowhere.
 
     Raises:
         ServeError: a value is out of range.
@@ -52,6 +55,9 @@ class ServerOptions:
     cors_origins: tuple[str, ...] = ()
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    lore: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    memory: Path | None = None
+    sessions: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -91,7 +97,7 @@ class ServerOptions:
 def _value(name: str, value: Any, kind: Any, path: Path) -> Any:
     """A TOML value as the option's type."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if name == "models" and isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
+    if name in ("models", "lore") and isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
         return {key: path.parent / file for key, file in value.items()}
     if name == "cors_origins" and isinstance(value, list) and all(isinstance(v, str) for v in value):
         return tuple(value)
