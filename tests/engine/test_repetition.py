@@ -88,7 +88,7 @@ def test_forced_tokens_count_too() -> None:
     logits = np.zeros(10, np.float32)
     logits[7] = 1.0
     assert sampler.sample(logits) != 7
-    assert sampler.sample(logits, np.array([7])) == 7  # what a grammar forces is beyond any penalty
+    assert sampler.sample(logits, np.arange(10) == 7) == 7  # what a grammar forces is beyond any penalty
 
 
 @pytest.mark.parametrize(

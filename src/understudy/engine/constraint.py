@@ -94,8 +94,8 @@ class TokenGate:
             self._look_ahead(self._constraint)
         return self._forced.popleft() if self._forced else None
 
-    def allowed(self, vocab_size: int) -> npt.NDArray[np.intp] | None:
-        """(A,) ids that may come next, ascending; None for all.
+    def allowed(self, vocab_size: int) -> npt.NDArray[np.bool_] | None:
+        """(V,) which tokens may come next, one at least; None for all.
 
         Args:
             vocab_size: V of the model.
@@ -115,10 +115,9 @@ class TokenGate:
         if mask.size != vocab_size:
             mask = np.pad(mask[:vocab_size], (0, max(0, vocab_size - mask.size)))
         mask[self._stop_ids[self._stop_ids < vocab_size]] = may_end
-        ids = np.flatnonzero(mask)
-        if not ids.size:
+        if not mask.any():
             raise EngineError("The grammar leaves no token of this model's vocabulary to go on with.")
-        return ids
+        return mask
 
     def cut(self, draft: list[int]) -> list[int]:
         """The beginning of a draft that the grammar could take.

@@ -130,12 +130,12 @@ class Sampler:
         )
         self._adjusted: npt.NDArray[np.float64] | None = None
 
-    def sample(self, logits: npt.NDArray[np.float32], allowed: npt.NDArray[np.intp] | None = None) -> int:
+    def sample(self, logits: npt.NDArray[np.float32], allowed: npt.NDArray[np.bool_] | None = None) -> int:
         """Draw the next token.
 
         Args:
             logits: (V,); left unchanged.
-            allowed: (A,) ids to draw from, ascending; None for all. Penalties and bias cannot bring another one
+            allowed: (V,) which to draw from, one at least; None for all. Penalties and bias cannot bring another one
                 back, and where they ban all of these, they are set aside. A single one is taken without a draw.
 
         Raises:
@@ -143,13 +143,15 @@ class Sampler:
         """
         if not logits.max() < math.inf:  # NaN, if there is one
             raise EngineError("The model gave logits that are not numbers; its file or backend is damaged.")
-        if allowed is not None and allowed.size == 1:
-            token_id = int(allowed[0])
-        elif allowed is not None:
-            adjusted = self._adjust(logits)[allowed]
-            token_id = int(allowed[self._choose(adjusted if adjusted.max() > -math.inf else logits[allowed])])
-        else:
+        if allowed is None:
             token_id = self._choose(self._adjust(logits))
+        elif np.count_nonzero(allowed) == 1:
+            token_id = int(allowed.argmax())
+        else:
+            adjusted = np.where(allowed, self._adjust(logits), np.float32(-math.inf))
+            if adjusted.max() == -math.inf:
+                adjusted = np.where(allowed, logits, np.float32(-math.inf))
+            token_id = self._choose(adjusted)
         self.count(token_id)
         return token_id
 

@@ -157,7 +157,8 @@ class Sequence:
         token_id = self._sampler.sample(logits, allowed)
         num_top = self.request.top_logprobs
         if num_top is not None:
-            self._logprobs.append(token_logprob(logits, token_id, num_top=num_top, allowed=allowed))
+            ids = None if allowed is None else np.flatnonzero(allowed)
+            self._logprobs.append(token_logprob(logits, token_id, num_top=num_top, allowed=ids))
         return token_id
 
     def _note_forced(self, token_id: int) -> None:
