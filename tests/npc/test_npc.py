@@ -165,6 +165,9 @@ def test_who_is_late_says_a_scripted_line(model: Model) -> None:
     own = NpcOptions(deadline_s=1e-6, fallback=("Later.",))
     assert npc.say(LINES[2], options=own, on_event=heard.append).text() == "Later."
     assert heard == [Finished("", "answered"), Spoken("Later.")]
+    before = npc.history
+    assert npc.say(LINES[2], options=NpcOptions(deadline_s=1e-6, fallback=None)).text() == ""
+    assert npc.history == before
 
 
 def test_who_is_late_has_heard_all_the_same(model: Model) -> None:

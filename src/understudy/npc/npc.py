@@ -39,7 +39,8 @@ class NpcOptions:
         limits: how much a turn may do.
         refuse: may refuse a call before it is run; see `ToolLoop`.
         deadline_s: a line ends after so many seconds with what it has; None for never.
-        fallback: what the character says, one of these in turn, where a deadline left it without a word.
+        fallback: what the character says, one of these in turn, where a deadline left it without a word; None for
+            nothing, and the line leaves no trace then.
 
     Raises:
         RequestError: a value is out of range.
@@ -50,12 +51,12 @@ class NpcOptions:
     limits: LoopLimits | None = None
     refuse: Refuse | None = None
     deadline_s: float | None = None
-    fallback: tuple[str, ...] = ("...",)
+    fallback: tuple[str, ...] | None = ("...",)
 
     def __post_init__(self) -> None:
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise RequestError(f"deadline_s must be above 0, got {self.deadline_s!r}.", param="deadline_s")
-        if not self.fallback or not all(self.fallback):
+        if self.fallback is not None and not (self.fallback and all(self.fallback)):
             raise RequestError(f"fallback must be lines that are not empty, got {self.fallback!r}.", param="fallback")
 
 
@@ -208,8 +209,8 @@ class Npc:
                 async for piece in pieces:
                     has_words = has_words or bool(piece.strip())
                     yield piece
-            if not has_words and turn.is_late:
-                yield self._fall_back(line, turn, on_event)
+            if not has_words and turn.is_late and turn.fallback is not None:
+                yield self._fall_back(line, turn, turn.fallback, on_event)
         finally:
             turn.end()
 
@@ -276,7 +277,8 @@ class Npc:
         if sampling.seed is None:
             sampling = dataclasses.replace(sampling, seed=random.next_seed())
         until_s = None if options.deadline_s is None else time.monotonic() + options.deadline_s
-        fallback = options.fallback[len(self.session.history) % len(options.fallback)]
+        lines = options.fallback
+        fallback = lines[len(self.session.history) % len(lines)] if lines else None
         turn = _Turn(
             self._lock,
             num_before=len(self.session.history),
@@ -310,19 +312,19 @@ class Npc:
                 yield piece
         finally:
             pieces.close()
-        if not has_words and turn.is_late:
-            yield self._fall_back(line, turn, on_event)
+        if not has_words and turn.is_late and turn.fallback is not None:
+            yield self._fall_back(line, turn, turn.fallback, on_event)
 
-    def _fall_back(self, line: str, turn: "_Turn", on_event: Callable[[Event], None] | None) -> str:
+    def _fall_back(self, line: str, turn: "_Turn", said: str, on_event: Callable[[Event], None] | None) -> str:
         """The scripted line; the character has said it, and remembers that."""
         history = self.session.history
         if turn.remember and len(history) == turn.num_before:
-            self.session.commit(line, turn.fallback)
+            self.session.commit(line, said)
         elif turn.remember:
-            history.append(Message(role="assistant", content=turn.fallback))
+            history.append(Message(role="assistant", content=said))
         if on_event:
-            on_event(Spoken(turn.fallback))
-        return turn.fallback
+            on_event(Spoken(said))
+        return said
 
     def _shared_ids(self, contexts: Sequence[str] = ()) -> list[int]:
         """Tokens that every next prompt begins with, as far as can be told now."""
@@ -366,7 +368,7 @@ class _Turn:
     """A line that is being answered; its end lets the next one begin."""
 
     def __init__(
-        self, lock: threading.Lock, *, num_before: int, until_s: float | None, remember: bool, fallback: str
+        self, lock: threading.Lock, *, num_before: int, until_s: float | None, remember: bool, fallback: str | None
     ) -> None:
         self._lock, self._is_over = lock, False
         self._until_s = until_s
