@@ -15,7 +15,10 @@ __all__ = ["chat_messages", "chat_request", "lore_trace", "prompt_parts"]
 
 _MAX_DROPPED = 16
 _NEUTRAL = SamplingParams()
-_OPTIONAL = ("top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
+_OPTIONAL = (
+    *("top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty"),
+    *("dry_multiplier", "dry_base", "dry_allowed_length"),
+)
 
 
 def prompt_parts(shown: Conversation, count: Callable[[Conversation], int]) -> list[dict[str, Any]]:
@@ -111,7 +114,13 @@ def _passage(source: str, passage_id: str, title: str, text: str, found: Selecte
 
 
 def chat_request(
-    shown: Conversation, *, model: str, sampling: SamplingParams, max_tokens: int, seed: int | None
+    shown: Conversation,
+    *,
+    model: str,
+    sampling: SamplingParams,
+    max_tokens: int,
+    seed: int | None,
+    breakers: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The body for `/v1/chat/completions` that asks the model the very same.
 
@@ -121,6 +130,7 @@ def chat_request(
         sampling: how tokens were drawn.
         max_tokens: longest answer.
         seed: what they were drawn with.
+        breakers: texts that end a repetition, where they are not the usual ones.
     """
     request: dict[str, Any] = {
         "model": model,
@@ -130,6 +140,8 @@ def chat_request(
         "max_tokens": max_tokens,
     }
     request |= {name: value for name in _OPTIONAL if (value := getattr(sampling, name)) != getattr(_NEUTRAL, name)}
+    if breakers is not None:
+        request["dry_sequence_breakers"] = list(breakers)
     if seed is not None:
         request["seed"] = seed
     if shown.tools:
