@@ -10,7 +10,7 @@ import uvicorn
 
 from understudy.model.gguf_writer import write_gguf
 from understudy.server import create_app, load_served_model
-from understudy.server.listen import open_socket
+from understudy.server.listen import open_socket, server_config
 from understudy.testing import byte_tokenizer, random_tensors, tiny_config
 
 
@@ -27,7 +27,8 @@ def _serving(model_file: Path, api_key: str | None) -> Iterator[str]:
     served = load_served_model(model_file)
     app = create_app(served, api_key=api_key)
     with served.engine, open_socket("127.0.0.1", 0, has_key=False) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(server_config(app))
+        server.config.timeout_graceful_shutdown = 1
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

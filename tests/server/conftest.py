@@ -21,7 +21,8 @@ from understudy.model.transformer import ReferenceBackend
 from understudy.npc.model import Model
 from understudy.prompt import Renderer
 from understudy.server import ServedModel, create_app
-from understudy.server.listen import open_socket
+from understudy.server.listen import open_socket, server_config
+from understudy.server.wire import Wire
 from understudy.testing import ListCache, tiny_model
 
 EOS = 3
@@ -127,10 +128,11 @@ class Stage:
 
 
 @contextmanager
-def listening(app: Any) -> Iterator[str]:
+def listening(app: Any, wire: type[Wire] = Wire) -> Iterator[str]:
     """A real server on a free port of this machine."""
     with open_socket("127.0.0.1", 0, has_key=False) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(server_config(app, wire=wire))
+        server.config.timeout_graceful_shutdown = 1
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -235,6 +237,6 @@ def _new_stage() -> Iterator[Callable[..., Stage]]:
         stage.engine.close()
 
 
-@pytest.fixture(name="listening")
+@pytest.fixture(scope="session", name="listening")
 def _listening() -> Callable[[Any], Any]:
     return listening

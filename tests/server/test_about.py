@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from conftest import Stage
 
 PROBES = ["/health", "/metrics", "/v1/health/live", "/v1/health/ready", "/v1/metrics", "/v1/version"]
-OTHERS = ["/v1/metadata", "/v1/license", "/v1/manifest", "/props", "/slots", "/v1/models", "/openapi.json", "/docs"]
+OTHERS = ["/v1/metadata", "/v1/license", "/v1/manifest", "/props", "/slots", "/v1/models", "/openapi.json"]
 
 
 async def test_only_probes_need_no_key(stage: "Stage") -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from understudy.npc.card import Card
 from understudy.npc.session import Session
-from understudy.server import create_app
+from understudy.server import ServerOptions, create_app
 from understudy.server.npc import Npc
 from understudy.server.npcs import NpcHouse
 from understudy.server.problem import Problem
@@ -436,3 +436,37 @@ async def test_wrong_characters(client: httpx.AsyncClient, fields: dict[str, Any
     body = {"model": "harrow", "messages": [{"role": "user", "content": "Hi"}], "character": "minnow", **fields}
     response = await client.post("/v1/chat/completions", json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (status, param)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_line_ends_when_its_time_is_over(stage: "Stage", stream: bool) -> None:
+    """As on OpenAI's routes: with what there is, and with a 503 where there is nothing."""
+    stage.endless, stage.script = True, "and so on "
+    app = create_app(stage.served, options=ServerOptions(max_request_s=1.5))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=60) as client:
+        where = await make(client)
+        line = {"line": "Hi", "stream": stream, "max_tokens": 3000}
+        said = await client.post(f"{where}/say", json=line)
+        end = told(said.text)[-1] if stream else said.json()
+        assert (end["finish_reason"], end["text"].startswith("and so on")) == ("length", True)
+        history = (await client.get(where)).json()["history"]
+        assert history[-1]["content"] == end["text"]
+        stage.served.options = ServerOptions(max_request_s=1e-6)
+        late = await client.post(f"{where}/say", json=line)
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "deadline_exceeded")
+        assert int(late.headers["retry-after"]) > 0
+        assert (await client.get(where)).json()["history"] == history
+
+
+@pytest.mark.slow
+def test_a_call_without_a_result_ends_in_time_too(stage: "Stage", listening: Callable[..., Any]) -> None:
+    stage.script = CALL
+    app = create_app(stage.served, options=ServerOptions(max_request_s=8))
+    with listening(app) as address, httpx.Client(base_url=address, timeout=30) as client:
+        made = client.post("/v1/npcs", json={"character": "hettie", "tools": [RENT_ROOM]}).json()
+        began_s = time.monotonic()
+        said = client.post(f"/v1/npcs/{made['id']}/say", json={"line": "A bed!", "stream": True}, timeout=120)
+        events = told(said.text)
+    assert [event["type"] for event in events if event["type"] != "words"] == ["call", "result", "end"]
+    assert (events[-1]["reason"], events[-1]["finish_reason"]) == ("deadline", "length")
+    assert time.monotonic() - began_s < 50  # a call has a minute otherwise

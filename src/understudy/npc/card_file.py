@@ -17,6 +17,7 @@ from understudy.npc.png import PNG_SIGNATURE, add_texts, split_texts
 __all__ = [
     "CardFile",
     "asset_bytes",
+    "parse_card_file",
     "read_card_file",
     "write_card_file",
 ]
@@ -55,16 +56,32 @@ def read_card_file(path: Path) -> CardFile:
     source = f"The card {path}"
     with open_file(path, source) as file:
         start = file.read(8)
-        is_json = start != PNG_SIGNATURE and not start.startswith(ARCHIVE_SIGNATURES)
-        limit = _MAX_JSON_BYTES if is_json else _MAX_FILE_BYTES
+        limit = _MAX_FILE_BYTES if _is_packed(start) else _MAX_JSON_BYTES
         content = start + read_rest(file, limit=limit - len(start), source=source)
-    if start == PNG_SIGNATURE:
+    return parse_card_file(content, source)
+
+
+def parse_card_file(content: bytes, source: str) -> CardFile:
+    """Read a card that is in memory already.
+
+    Args:
+        content: of its file; how large it may be is the caller's business.
+        source: what to call it in errors.
+
+    Raises:
+        CardError: it is damaged, unpacks to too much, or is no card.
+    """
+    if content.startswith(PNG_SIGNATURE):
         return _read_png(content, source)
-    if not is_json:
+    if _is_packed(content):
         text, files = unpack_archive(content, max_card_bytes=_MAX_JSON_BYTES, source=source)
         document = parse_json(text, f"{source}: card.json")
         return CardFile(document=document, files=files, picture=_portrait(document, files))
     return CardFile(document=parse_json(content, source))
+
+
+def _is_packed(start: bytes) -> bool:
+    return start.startswith((PNG_SIGNATURE, *ARCHIVE_SIGNATURES))
 
 
 def write_card_file(path: Path, card: CardFile, *, version: CardVersion | None = None) -> None:

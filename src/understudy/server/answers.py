@@ -11,7 +11,7 @@ from typing import Any, Literal
 from understudy.engine import Generation
 from understudy.errors import UnderstudyError
 from understudy.server.logprobs import WordLogprobs
-from understudy.server.problem import Problem, problem_of
+from understudy.server.problem import Problem, out_of_time, problem_of
 from understudy.server.reading import CallPart, Reader, WordsReader
 
 __all__ = ["Answers", "Delta"]
@@ -123,13 +123,7 @@ class Answers:
         """The reason of an answer that its deadline cut."""
         if self._generations[index].usage.completion_tokens:
             return "length"
-        raise Problem(
-            503,
-            "The server had no time for this request before its deadline; send it again later.",
-            type="server_error",
-            code="deadline_exceeded",
-            headers={"retry-after": "5"},
-        )
+        raise out_of_time()
 
     async def whole(self) -> dict[str, Any]:
         """The complete answer.

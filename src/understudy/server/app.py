@@ -59,6 +59,7 @@ def create_app(
         title="Understudy",
         version=__version__,
         redirect_slashes=False,
+        docs_url=None,  # its page loads scripts from elsewhere; /openapi.json is there
         redoc_url=None,
         default_response_class=JsonResponse,
     )
@@ -121,7 +122,7 @@ async def _answer_understudy_error(_request: Request, error: Exception) -> Respo
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     """The framework's own refusals: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.scope['path']}"
+    where = f"{request.method[:20]} {request.scope['path'][:200]}"
     if error.status_code == 404:
         return Problem(404, f"There is nothing at {where}; the API is below /v1.", code="unknown_url").response()
     if error.status_code == 405:

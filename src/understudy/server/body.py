@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import Request
@@ -36,6 +37,10 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 async def _read(request: Request) -> bytes:
+    announced = request.headers.get("content-length", "0")
+    is_asking = "100-continue" in request.headers.get("expect", "").lower()
+    if announced.isdecimal() and int(announced) > (MAX_BODY_BYTES if is_asking else _MAX_DISCARDED_BYTES):
+        raise _too_large(headers={"connection": "close"})
     chunks: list[bytes] = []
     num_bytes = 0
     async for chunk in request.stream():
@@ -47,12 +52,17 @@ async def _read(request: Request) -> bytes:
         else:
             chunks.clear()
     if num_bytes > MAX_BODY_BYTES:
-        raise Problem(
-            413,
-            f"The body is larger than {MAX_BODY_BYTES >> 20} MiB; send fewer messages or documents.",
-            code="request_too_large",
-        )
+        raise _too_large()
     return b"".join(chunks)
+
+
+def _too_large(headers: Mapping[str, str] | None = None) -> Problem:
+    return Problem(
+        413,
+        f"The body is larger than {MAX_BODY_BYTES >> 20} MiB; send fewer messages or documents.",
+        code="request_too_large",
+        headers=headers,
+    )
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
@@ -102,8 +112,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Python's parser keeps the last of two values under one key; which of them was meant, nobody can say."""
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        doubled = next(key for key in value if keys.count(key) > 1)
+        ((doubled, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"the key {doubled[:40]!r} is given twice in one object")
     return value
 

@@ -1,5 +1,6 @@
 """The outermost layer: a request's id, its key and limits, a line in the log, and an answer even to a bug."""
 
+import ipaddress
 import json
 import logging
 import re
@@ -22,6 +23,8 @@ __all__ = ["PROBES", "Border"]
 
 PROBES = frozenset({"/health", "/metrics", "/v1/health/live", "/v1/health/ready", "/v1/metrics", "/v1/version"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PORT = re.compile(r":[0-9]*\Z")
+_HOME = (".localhost", ".local", ".internal", ".home.arpa")  # names that nobody can buy
 _GONE = 499  # nginx's word for a client that left
 _log = logging.getLogger(__name__)
 
@@ -74,9 +77,11 @@ class Border:
         """Hand a request on, within its key's limits.
 
         Raises:
-            Problem: the server drains, the key is missing, or it takes too much.
+            Problem: the server drains, the key is missing, it takes too much, or the request came by a foreign name.
         """
         self._traffic.check()
+        if not len(self._keys):
+            _check_host(Headers(scope=visit.scope).get("host", ""))
         key = None if is_page_path(visit.scope["path"]) else self._known_key(visit.scope)
         is_answer = _is_answer(visit.scope)
         if key is not None:
@@ -98,8 +103,9 @@ class Border:
         """
         if not len(self._keys):
             return None
-        given = Headers(scope=scope).get("authorization", "").encode("latin-1")  # the bytes as they were sent
-        scheme, _, shown = given.partition(b" ")
+        given = Headers(scope=scope).getlist("authorization")
+        sent = given[0].encode("latin-1") if len(given) == 1 else b""  # the bytes; of two, a proxy may mean the other
+        scheme, _, shown = sent.partition(b" ")
         key = self._keys.find(shown.strip()) if scheme.lower() == b"bearer" else None
         if key is not None:
             return key
@@ -144,13 +150,37 @@ class _Visit:
         level = logging.DEBUG if self.scope["path"] in PROBES else logging.INFO
         fields = {
             "request_id": self.id,
-            "method": self.scope["method"],
+            "method": self.scope["method"][:20],
             "route": self.route,
             "status": self.status,
             "duration_s": round(time.monotonic() - self._began_s, 3),
             "key": self.key_name,
         }
         _log.log(level, "request %s", json.dumps(fields), extra={"fields": fields})
+
+
+def _check_host(host: str) -> None:
+    """Keep pages elsewhere away from a server without a key.
+
+    A page of evil.example may give that name this machine's address, and is then of the same origin for a browser:
+    neither CORS nor the address that we listen on stops it. So only addresses, and names that have no owner out there.
+
+    Raises:
+        Problem: 403.
+    """
+    name = _PORT.sub("", host).casefold()
+    if "." not in name.strip("[]") or name.endswith(_HOME):
+        return
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError as error:
+        raise Problem(
+            403,
+            f"A server without a key does not answer to the name {name[:80]!r}; set UNDERSTUDY_API_KEY, or ask for "
+            "its address.",
+            type="permission_error",
+            code="host_not_allowed",
+        ) from error
 
 
 def _is_answer(scope: Scope) -> bool:

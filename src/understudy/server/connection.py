@@ -16,8 +16,8 @@ _T = TypeVar("_T")
 
 def ignored_header(names: list[str]) -> dict[str, str]:
     """The header that names fields nobody here knows; what no header may carry is left out."""
-    text = ", ".join(name for name in names if name.isascii() and name.isprintable())[:1000]
-    return {"x-ignored-fields": text} if names else {}
+    text = ", ".join(name.strip() for name in names if name.isascii() and name.isprintable())[:1000]
+    return {"x-ignored-fields": text.strip()} if names else {}
 
 
 async def client_gone(receive: Callable[[], Awaitable[Message]]) -> None:

@@ -18,6 +18,7 @@ __all__ = ["ApiKey", "KeyRing", "write_new_key"]
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SALT_BYTES = 16
 _MAX_KEYS = 1000
+_MAX_KEY_BYTES = 1024  # hashing what is longer, once a key, would be work for strangers
 _HEAD = "# Hashes of API keys, by understudy key new. To withdraw a key, delete its table and restart the server.\n"
 _LIMITS = ("requests_per_minute", "max_concurrent")
 
@@ -62,8 +63,11 @@ class ApiKey:
         Raises:
             ServeError: no client could send it.
         """
-        if not (key and key.isprintable() and key == key.strip()):
-            raise ServeError("The API key must be printable characters without spaces at its ends; set another key.")
+        if not (key and key.isprintable() and key == key.strip() and len(key.encode()) <= _MAX_KEY_BYTES):
+            raise ServeError(
+                f"The API key must be up to {_MAX_KEY_BYTES} printable characters without spaces at its ends; "
+                "set another key."
+            )
         salt = secrets.token_bytes(_SALT_BYTES)
         return cls(name=name, salt=salt, hash=hashlib.sha256(salt + key.encode()).digest(), **limits)
 
@@ -91,6 +95,8 @@ class KeyRing:
 
     def find(self, given: bytes) -> ApiKey | None:
         """The key that a client sent; all are compared, so that time does not tell which."""
+        if len(given) > _MAX_KEY_BYTES:
+            return None
         return next((key for key, is_it in [(key, key.matches(given)) for key in self.keys] if is_it), None)
 
     @classmethod

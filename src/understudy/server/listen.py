@@ -17,8 +17,9 @@ from understudy.errors import ServeError, UnderstudyError
 from understudy.server.options import ServerOptions
 from understudy.server.served import Shelf
 from understudy.server.traffic import Traffic
+from understudy.server.wire import Wire
 
-__all__ = ["open_socket", "run_server"]
+__all__ = ["open_socket", "run_server", "server_config"]
 
 _KEEP_ALIVE_S = 60
 _SHUTDOWN_S = 2
@@ -42,18 +43,7 @@ def run_server(app: FastAPI, host: str, port: int, *, ready: Callable[[str], Non
     options: ServerOptions = app.state.options
     listener = open_socket(host, port, has_key=len(app.state.keys) > 0)
     with listener:
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=_SHUTDOWN_S,
-            ssl_certfile=options.tls_certificate,
-            ssl_keyfile=options.tls_key,
-        )
+        config = server_config(app)
         try:
             config.load()
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
@@ -66,6 +56,30 @@ def run_server(app: FastAPI, host: str, port: int, *, ready: Callable[[str], Non
         server.run(sockets=[listener])
         if server.failure is not None:
             raise server.failure
+
+
+def server_config(app: FastAPI, *, wire: type[Wire] = Wire) -> uvicorn.Config:
+    """How uvicorn serves an application.
+
+    Args:
+        app: made by `create_app`.
+        wire: its connections.
+    """
+    options: ServerOptions = app.state.options
+    return uvicorn.Config(
+        app,
+        http=wire,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # who asks is told by keys, never by what a header says
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+        ssl_certfile=options.tls_certificate,
+        ssl_keyfile=options.tls_key,
+    )
 
 
 def open_socket(host: str, port: int, *, has_key: bool) -> socket.socket:

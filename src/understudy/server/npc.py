@@ -17,7 +17,7 @@ from understudy.prompt import Conversation, Message, ToolCall
 from understudy.server.npc_character import prompt_room
 from understudy.server.npc_schema import SayToNpc
 from understudy.server.npc_why import chat_messages, chat_request, lore_trace, prompt_parts
-from understudy.server.problem import Problem
+from understudy.server.problem import Problem, out_of_time
 from understudy.server.schema import Tool
 from understudy.tools.functions import FunctionTool
 from understudy.tools.loop import Called, Event, Finished, LoopLimits, Returned, Spoken
@@ -39,6 +39,7 @@ class _Turn:
     sampling: SamplingParams
     history: list[Message]  # before it
     began_s: float
+    deadline_s: float | None = None
     shown: Conversation | None = None
     generation: Generation | None = None
     briefing: Briefing | None = None
@@ -103,7 +104,9 @@ class Npc:
         """Length of what was said."""
         return sum(len(m.content) + sum(len(c.arguments) for c in m.tool_calls) for m in self.session.history)
 
-    async def say(self, said: SayToNpc, model: Model) -> AsyncGenerator[dict[str, Any]]:
+    async def say(
+        self, said: SayToNpc, model: Model, *, deadline_s: float | None = None
+    ) -> AsyncGenerator[dict[str, Any]]:
         """Say a line; its events as they come: words, call, result, and at last end.
 
         Closing it stops the model. What was said so far is remembered.
@@ -112,25 +115,31 @@ class Npc:
             said: the line, and how to answer it. Where the answer is not streamed, calls are shown and not run:
                 nobody could send their results.
             model: who plays the character.
+            deadline_s: after so many seconds it ends with what it has, and no call's result is waited for; None for
+                never.
 
         Raises:
-            Problem: another line is being answered, or the conversation is full.
+            Problem: another line is being answered, the conversation is full, or the deadline came before a word.
             UnderstudyError: the line is too long, a value is out of range, or the engine failed.
         """
         await self._acquire()
         try:
             if self.num_chars > _MAX_CHARS:
                 raise Problem(409, "The conversation is full; save it, or create the character anew.", code="npc_full")
-            turn = self._new_turn(said, model)
+            turn, has_begun = self._new_turn(said, model), False
+            turn.deadline_s = deadline_s
             arrived: asyncio.Queue[Event | None] = asyncio.Queue()
             self._task = asyncio.create_task(self._take(turn, arrived))
             while (event := await arrived.get()) is not None:
                 if not isinstance(event, Finished):
                     yield _told(event)
+                    has_begun = True
             await asyncio.wait((self._task,))
             if self._task.cancelled():
                 raise Problem(409, "The character was deleted while it spoke.", code="npc_deleted")
             self._task.result()
+            if not has_begun and self.session.asked[-1][1].finish_reason == "deadline":
+                raise out_of_time()
             yield self._end(turn)
         finally:
             if self._task is not None:
@@ -208,7 +217,8 @@ class Npc:
             model=turn.model,
             sampling=turn.sampling,
             max_tokens=turn.said.max_tokens,
-            limits=LoopLimits(timeout_s=_CALL_TIMEOUT_S),
+            limits=LoopLimits(timeout_s=min(turn.deadline_s or _CALL_TIMEOUT_S, _CALL_TIMEOUT_S)),
+            deadline_s=turn.deadline_s,
             refuse=self._note_call,
             is_dry_run=not turn.said.stream,
             on_event=hear,
@@ -272,7 +282,7 @@ class Npc:
             "type": "end",
             "text": turn.end.text,
             "reason": turn.end.reason,
-            "finish_reason": last.finish_reason,
+            "finish_reason": "length" if last.finish_reason == "deadline" else last.finish_reason,
             "calls": [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in turn.end.calls],
             "seed": last.seed,
             "usage": {

@@ -3,20 +3,18 @@
 import asyncio
 import base64
 import binascii
-import dataclasses
 import hashlib
 import json
 import secrets
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
 from understudy.errors import CardError, UnderstudyError
 from understudy.npc.card import Card
+from understudy.npc.card_file import parse_card_file
 from understudy.npc.session import Session
 from understudy.npc.world import World
 from understudy.server.body import read_json
@@ -33,6 +31,7 @@ __all__ = ["NpcHouse", "add_npcs"]
 _MAX_NPCS = 256
 _MAX_BYTES = 64 << 20
 _MAX_CARD_BYTES = 1 << 20
+_MAX_READING = 2  # cards at a time: an archive of 3 MiB may unpack to 128
 _IDLE_S = 30 * 60.0
 
 
@@ -187,10 +186,13 @@ def _listed(card: Card, world: World) -> dict[str, Any]:
 
 
 def _add_doors(app: FastAPI, house: NpcHouse, world: World) -> None:
+    reading = asyncio.Semaphore(_MAX_READING)
+
     @app.post("/v1/npcs", openapi_extra=_body_of(CreateNpc), summary="Let a character come", status_code=201)
     async def create(request: Request) -> Response:
         body = parse_npc_request(CreateNpc, await read_json(request))
-        card, home = await asyncio.to_thread(_cast, body, world)
+        async with reading:
+            card, home = await asyncio.to_thread(_cast, body, world)
         npc = Npc(Session(card, home, body.player), tools=body.tools or ())
         return _shown(house.add(npc, _owner(request)), npc, status_code=201)
 
@@ -243,8 +245,7 @@ def _cast(body: CreateNpc, world: World) -> tuple[Card, World | None]:
             raise CardError("The card is larger than 1 MiB. Take pictures and other data out of it.")
     except CardError as error:
         raise _fault(error, param) from error
-    # Its picture and files are the client's to show.
-    return dataclasses.replace(card, picture=b"", files={}), world if body.world else None
+    return card, world if body.world else None
 
 
 def _read_card(encoded: str) -> Card:
@@ -252,13 +253,7 @@ def _read_card(encoded: str) -> Card:
         content = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise CardError(f"The card's file is no base64: {error}.") from error
-    with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
-        path = Path(folder) / "card"
-        path.write_bytes(content)
-        try:
-            return Card.load(path)
-        except CardError as error:
-            raise CardError(str(error).replace(f"The card {path}", "The card")) from error
+    return Card.from_json(parse_card_file(content, "The card").document)
 
 
 def _fault(error: UnderstudyError, param: str) -> Problem:
@@ -271,7 +266,8 @@ def _add_talk(app: FastAPI, house: NpcHouse, served: ServedModel) -> None:
         said = parse_npc_request(SayToNpc, await read_json(request))
         npc = house.get(npc_id, _owner(request))
         served.admit()
-        return await _answer(request, npc.say(said, served.model), is_streamed=said.stream)
+        told = npc.say(said, served.model, deadline_s=served.options.max_request_s)
+        return await _answer(request, told, is_streamed=said.stream)
 
     @app.post("/v1/npcs/{npc_id}/calls/{call_id}", openapi_extra=_body_of(CallResult), summary="Give a call's result")
     async def give_result(npc_id: str, call_id: str, request: Request) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from fastapi import Response
 
 from understudy.errors import ContextLengthError, EngineError, RequestError, UnderstudyError
 
-__all__ = ["JsonResponse", "Problem", "problem_of"]
+__all__ = ["JsonResponse", "Problem", "out_of_time", "problem_of"]
 
 
 class JsonResponse(Response):
@@ -59,6 +59,17 @@ class Problem(Exception):
     def response(self) -> Response:
         """The whole answer."""
         return JsonResponse(self.to_json(), status_code=self.status, headers=self.headers)
+
+
+def out_of_time() -> Problem:
+    """What a client is told whose answer had no word when its time was over."""
+    return Problem(
+        503,
+        "The server had no time for this request before its deadline; send it again later.",
+        type="server_error",
+        code="deadline_exceeded",
+        headers={"retry-after": "5"},
+    )
 
 
 def problem_of(error: UnderstudyError) -> Problem:

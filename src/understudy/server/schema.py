@@ -31,6 +31,10 @@ __all__ = [
 _MAX_STOPS = 16
 _MAX_CHOICES = 8
 _MAX_TOOLS = 128
+_MAX_MESSAGES = 2048
+_MAX_DOCUMENTS = 256
+_MAX_BIASES = 1024
+_MAX_UNKNOWN = 64
 _TYPO_RATIO = 0.85
 # Known fields that change nothing here.
 _WITHOUT_EFFECT = frozenset(
@@ -91,6 +95,12 @@ def _stops(value: Any) -> Any:
     return stops
 
 
+def _biases(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > _MAX_BIASES:  # before each of them is looked at
+        raise ValueError(f"must have at most {_MAX_BIASES} tokens, got {len(value)}")
+    return value
+
+
 def _document(value: Any) -> Any:
     return {"text": value} if isinstance(value, str) else value
 
@@ -140,7 +150,7 @@ class ChatMessage(Record):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text = None
-    tool_calls: list[ToolCallPart] | None = None
+    tool_calls: Annotated[list[ToolCallPart], Field(max_length=_MAX_TOOLS, fail_fast=True)] | None = None
     function_call: _Function | None = None
     tool_call_id: str | None = None
     name: str | None = None
@@ -227,22 +237,29 @@ class SampledRequest(Record):
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[
+        dict[str, float] | None, BeforeValidator(_biases, json_schema_input_type=dict[str, float] | None)
+    ] = None
 
 
 class ChatRequest(GuidedFields, SampledRequest):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    # A list of a million faults would be a million errors: the first one will do.
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=_MAX_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=_MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: Annotated[Any, BeforeValidator(_choice_of_tool)] = None
     parallel_tool_calls: bool | None = None
-    documents: list[Annotated[Document, BeforeValidator(_document, json_schema_input_type=str | Document)]] | None = (
-        None
-    )
+    documents: (
+        Annotated[
+            list[Annotated[Document, BeforeValidator(_document, json_schema_input_type=str | Document)]],
+            Field(max_length=_MAX_DOCUMENTS, fail_fast=True),
+        ]
+        | None
+    ) = None
     response_format: ResponseFormat | None = None
     nvext: GuidedFields | None = None
     character: Annotated[str, Field(min_length=1)] | None = None
@@ -267,6 +284,8 @@ def parse_chat_request(value: Mapping[str, Any]) -> ChatRequest:
         request = ChatRequest.model_validate(value)
     except ValidationError as error:
         raise field_problem(error.errors(include_url=False)[0]) from error
+    if len(request.model_extra or ()) > _MAX_UNKNOWN:
+        raise Problem(400, f"The body has more than {_MAX_UNKNOWN} unknown fields.", code="unknown_parameter")
     for name in request.model_extra or ():
         if name not in _WITHOUT_EFFECT | _UNSUPPORTED:
             _refuse_typo(name)

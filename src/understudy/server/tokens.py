@@ -26,7 +26,7 @@ class TokenizeRequest(Record):
 
     model: Annotated[str, Field(min_length=1)] | None = None
     prompt: str | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, fail_fast=True)] | None = None
     return_token_strs: bool | None = None
 
 
@@ -34,7 +34,7 @@ class DetokenizeRequest(Record):
     """The body of `POST /detokenize`."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
-    tokens: list[int]
+    tokens: Annotated[list[int], Field(fail_fast=True)]
 
 
 def add_tokens(app: FastAPI, shelf: Shelf) -> None:
