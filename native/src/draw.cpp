@@ -46,15 +46,31 @@ template <class T>
 void sweep_weights(const Kernels& kernels, const T* logits, int64_t size, const DrawRule& rule, double least, std::vector<double>& sums,
                    std::vector<Candidate<T>>& found) {
     double weights[kBlock];
+    size_t num_found = 0;
     sums.clear();
-    found.clear();
     for (int64_t at = 0; at < size; at += kBlock) {
         int64_t count = std::min(kBlock, size - at);
         make_weights(kernels, logits + at, count, rule, weights);
         sums.push_back((sums.empty() ? 0.0 : sums.back()) + sum_of(weights, count));
-        for (int64_t i = 0; least < kNone && i < count; ++i)
-            if (static_cast<double>(logits[at + i]) >= least) found.push_back({logits[at + i], static_cast<int32_t>(at + i), weights[i]});
+        if (least == kNone) continue;
+        if (found.size() < num_found + kBlock) found.resize(2 * (num_found + kBlock));
+        for (int64_t i = 0; i < count; ++i) {  // written always, counted where it is one: no branch to guess
+            found[num_found] = {logits[at + i], static_cast<int32_t>(at + i), weights[i]};
+            num_found += static_cast<double>(logits[at + i]) >= least;
+        }
     }
+    found.resize(num_found);
+}
+
+// Leaves of candidates, in order, those where `is_kept`.
+template <class T, class Is> void keep(std::vector<Candidate<T>>& found, Is is_kept) {
+    size_t kept = 0;
+    for (const Candidate<T>& c : found) {
+        bool stays = is_kept(c);
+        found[kept] = c;
+        kept += stays;
+    }
+    found.resize(kept);
 }
 
 // Calls `found(i)` for the places from `begin` on where `is_found(i)`, which are few.
@@ -86,37 +102,45 @@ template <class T> T top_k_floor(const T* logits, int64_t size, int64_t count) {
     return floor;
 }
 
-// Leaves of many candidates those of the bin (by distance from the highest) in which the sum reaches what is needed; the sum above.
-template <class T> double narrow(std::vector<Candidate<T>>& edge, const DrawRule& rule, double needed) {
+// Of many candidates those of the bin (by distance from the highest) in which the sum reaches what is needed; the sum above.
+template <class T>
+double narrow(const std::vector<Candidate<T>>& found, const DrawRule& rule, double needed, std::vector<Candidate<T>>& edge) {
     thread_local std::vector<double> sums;
+    thread_local std::vector<uint16_t> bins;
     sums.assign(kNumBins, 0.0);
+    bins.resize(found.size());
     double scale = kBinsANat / rule.temperature;
-    auto bin = [&](T logit) {
-        return static_cast<size_t>(std::min((rule.highest - static_cast<double>(logit)) * scale, static_cast<double>(kNumBins - 1)));
-    };
-    size_t last = 0, at = 0;
-    for (const auto& c : edge) {
-        sums[bin(c.logit)] += c.weight;
-        last = std::max(last, bin(c.logit));
+    uint16_t last = 0, at = 0;
+    for (size_t i = 0; i < found.size(); ++i)
+        bins[i] = static_cast<uint16_t>(std::min((rule.highest - static_cast<double>(found[i].logit)) * scale, static_cast<double>(kNumBins - 1)));
+    for (size_t i = 0; i < found.size(); ++i) {
+        sums[bins[i]] += found[i].weight;
+        last = std::max(last, bins[i]);
     }
     double above = 0;
     while (at < last && above + sums[at] < needed) above += sums[at++];  // rounding may leave less than is needed
-    std::erase_if(edge, [&](const Candidate<T>& c) { return bin(c.logit) != at; });
+    edge.clear();
+    for (size_t i = 0; i < found.size(); ++i)
+        if (bins[i] == at) edge.push_back(found[i]);
     return above;
 }
 
 // Leaves of candidates the fewest most likely that sum to `needed`, one at least; of equals the first.
 template <class T> void keep_nucleus(std::vector<Candidate<T>>& found, const DrawRule& rule, double needed) {
     thread_local std::vector<Candidate<T>> edge;
-    edge = found;
-    double sum = edge.size() > kSorted ? narrow(edge, rule, needed) : 0.0;
+    double sum = 0;
+    if (found.size() > kSorted) sum = narrow(found, rule, needed, edge);
+    else edge = found;
     std::sort(edge.begin(), edge.end(), [](const Candidate<T>& a, const Candidate<T>& b) { return a.logit > b.logit; });
     size_t kept = 0;
     while (kept < edge.size() && (kept == 0 || sum < needed)) sum += edge[kept++].weight;
     T lowest = edge[kept - 1].logit;
     int64_t left = std::count_if(edge.begin(), edge.begin() + static_cast<std::ptrdiff_t>(kept),
                                  [&](const Candidate<T>& c) { return c.logit == lowest; });
-    std::erase_if(found, [&](const Candidate<T>& c) { return c.logit < lowest || (c.logit == lowest && left-- <= 0); });
+    keep(found, [&](const Candidate<T>& c) {
+        left -= c.logit == lowest;
+        return c.logit > lowest || (c.logit == lowest && left >= 0);
+    });
 }
 
 template <class T> int64_t pick(const std::vector<Candidate<T>>& found, double uniform) {
@@ -156,7 +180,7 @@ template <class T> int64_t draw(const Kernels& kernels, const T* logits, int64_t
         for (const auto& c : found) sum += c.weight;
         if (sum < needed) sweep_weights(kernels, logits, size, rule, -kNone, sums, found);
         keep_nucleus(found, rule, needed);
-        std::erase_if(found, [&](const Candidate<T>& c) { return static_cast<double>(c.logit) < least; });
+        keep(found, [&](const Candidate<T>& c) { return static_cast<double>(c.logit) >= least; });
         return pick(found, rule.uniform);
     }
     sweep_weights(kernels, logits, size, rule, rule.min_p > 0 ? least : kNone, sums, found);
