@@ -12,6 +12,7 @@ from understudy.engine import Engine, GenerationRequest, SamplingParams
 from understudy.engine.backend import Backend, Step
 from understudy.errors import EngineError, GpuError, GpuMemoryError
 from understudy.kernels.gpu_adapters import Adapter, list_adapters
+from understudy.kernels.gpu_players import CffiPlayer, NativePlayer
 from understudy.kernels.native import native_module
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
@@ -80,6 +81,26 @@ def test_pieces_that_are_short_enough_give_the_same_bits(
     np.testing.assert_array_equal(logits(kind, [20]), logits(backend, [20]))
     assert kind.num_submissions() >= 2 * 14  # a dispatch each: nothing is that fast
     kind.close()
+
+
+@pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
+def test_python_and_cpp_record_the_same_tokens(backend: WgpuBackend) -> None:
+    commands = backend._device._commands
+    native, said = commands.player, []
+    for player in (native, CffiPlayer(commands._ffi, commands._lib)):
+        commands.player = player
+        backend._model._schedules.clear()
+        backend._model._ahead = None
+        cache, ids, tokens = backend.new_cache(), IDS[:5], []
+        for _ in range(6):  # from the third token on by what was recorded ahead
+            tokens.append(int(backend.forward([Step(cache, ids)])[0][-1].argmax()))
+            ids = tokens[-1:]
+        said.append(tokens)
+    commands.player = native
+    backend._model._schedules.clear()
+    backend._model._ahead = None
+    assert isinstance(native, NativePlayer)
+    assert said[0] == said[1]
 
 
 def test_a_batch_gives_each_sequence_the_bits_that_it_gets_alone(backend: WgpuBackend) -> None:

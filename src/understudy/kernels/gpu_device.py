@@ -11,30 +11,17 @@ import numpy.typing as npt
 
 from understudy.errors import DeviceLostError, GpuError, GpuMemoryError
 from understudy.kernels.gpu_adapters import Adapter, find_handle, wgpu_module
+from understudy.kernels.gpu_commands import Commands, Copy, GpuBuffer, Recorded, Schedule
 
-__all__ = ["Dispatch", "GpuBuffer", "GpuDevice", "Kernel", "Schedule"]
+__all__ = ["Copy", "Dispatch", "GpuBuffer", "GpuDevice", "Kernel", "Recorded", "Schedule"]
 
 _UPLOAD_BYTES = 8 << 20
+_KEPT_BYTES = 8 << 20
 _LIMITS = {
     "max-storage-buffer-binding-size": "max_binding_bytes",
     "max-buffer-size": "max_buffer_bytes",
     "max-compute-workgroup-storage-size": "workgroup_bytes",
 }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GpuBuffer:
-    """Memory of the adapter.
-
-    Attributes:
-        handle: wgpu's.
-        num_bytes: its size, a multiple of 4.
-        label: what it is for.
-    """
-
-    handle: Any
-    num_bytes: int
-    label: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,19 +54,6 @@ class Dispatch:
     buffers: Mapping[int, GpuBuffer]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Schedule:
-    """Dispatches that were checked; made by `GpuDevice.schedule`.
-
-    Attributes:
-        calls: pipeline, bind group and workgroups of each, as wgpu's C functions take them.
-        dispatches: what they belong to, kept alive.
-    """
-
-    calls: tuple[tuple[Any, Any, int, int], ...]
-    dispatches: tuple[Dispatch, ...]
-
-
 class GpuDevice:
     """An opened adapter; not thread-safe.
 
@@ -107,7 +81,8 @@ class GpuDevice:
             self._device = find_handle(adapter).request_device_sync(required_features=features, required_limits=limits)
         except (RuntimeError, self._wgpu.GPUError) as error:
             raise GpuError(f"The graphics adapter {adapter} cannot be opened: {_gist(error)}.") from error
-        self._read_back: Any = None
+        self._commands = Commands(self._device)
+        self._read_back: GpuBuffer | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +160,7 @@ class GpuDevice:
                 part = raw[start : start + _UPLOAD_BYTES]
                 if part.size % 4:
                     part = np.concatenate([part, np.zeros(-part.size % 4, np.uint8)])
-                self._device.queue.write_buffer(target.handle, offset + start, part)
+                self._commands.write(target, part, offset + start)
                 if raw.size > _UPLOAD_BYTES:  # or the copies that wait would double the memory
                     self._device.queue.submit([])
                     self._device._poll_wait()
@@ -235,11 +210,19 @@ class GpuDevice:
             group = self._device.create_bind_group(layout=kernel.handle.get_bind_group_layout(0), entries=entries)
         return Dispatch(kernel, group, seen)
 
-    def schedule(self, runs: Sequence[tuple[Dispatch, tuple[int, int]]]) -> "Schedule":
+    def schedule(
+        self,
+        runs: Sequence[tuple[Dispatch, tuple[int, int]]],
+        *,
+        before: Sequence[Copy] = (),
+        after: Sequence[Copy] = (),
+    ) -> Schedule:
         """Check dispatches and get them ready to be submitted again and again.
 
         Args:
             runs: what, in order, and how many workgroups in x and y; each runs after all writes of those before.
+            before: copies before the first.
+            after: copies after the last.
 
         Raises:
             GpuError: too many workgroups.
@@ -252,31 +235,33 @@ class GpuDevice:
                     f"{self.adapter.max_workgroups} a dimension."
                 )
             calls.append((dispatch.kernel.handle._internal, dispatch.group._internal, *size))
-        return Schedule(tuple(calls), tuple(dispatch for dispatch, _ in runs))
+        return self._commands.schedule(calls, [dispatch for dispatch, _ in runs], before, after)
 
-    def submit(self, schedule: "Schedule", part: slice = slice(None)) -> None:
+    def record(self, schedule: Schedule, part: slice = slice(None)) -> Recorded:
+        """Get a schedule, or a stretch of it, ready to be sent once; nothing runs yet.
+
+        Raises:
+            DeviceLostError: the device is gone.
+        """
+        with self._errors("recording work"):
+            return self._commands.record(schedule, part)
+
+    def send(self, recorded: Recorded) -> None:
+        """Run what was recorded; does not wait.
+
+        Raises:
+            DeviceLostError: the device is gone.
+        """
+        with self._errors("submitting work"):
+            self._commands.send(recorded)
+
+    def submit(self, schedule: Schedule, part: slice = slice(None)) -> None:
         """Run a schedule, or a stretch of it; does not wait.
 
         Raises:
             DeviceLostError: the device is gone.
         """
-        lib, null = _raw_library()
-        set_pipeline = lib.wgpuComputePassEncoderSetPipeline
-        set_group = lib.wgpuComputePassEncoderSetBindGroup
-        run = lib.wgpuComputePassEncoderDispatchWorkgroups
-        with self._errors("submitting work"):
-            encoder = self._device.create_command_encoder()
-            compute = encoder.begin_compute_pass()
-            raw = compute._internal
-            last = None
-            for pipeline, group, x, y in schedule.calls[part]:
-                if pipeline is not last:
-                    set_pipeline(raw, pipeline)
-                    last = pipeline
-                set_group(raw, 0, group, 0, null)
-                run(raw, x, y, 1)
-            compute.end()
-            self._device.queue.submit([encoder.finish()])
+        self.send(self.record(schedule, part))
 
     def wait(self) -> None:
         """Return when all that was submitted is done.
@@ -287,23 +272,35 @@ class GpuDevice:
         with self._errors("waiting"):
             self._device._poll_wait()
 
-    def copy(self, source: GpuBuffer, target: GpuBuffer, start: int, to: int, num_bytes: int) -> None:
-        """Copy a stretch from one buffer to another, after what was submitted before; does not wait.
-
-        Args:
-            source: from.
-            target: to; not the same buffer.
-            start: offset in the source, bytes, a multiple of 4.
-            to: offset in the target, likewise.
-            num_bytes: likewise.
+    def copy(self, *copies: Copy) -> None:
+        """Copy from buffer to buffer, after what was submitted before; does not wait.
 
         Raises:
             DeviceLostError: the device is gone.
         """
-        with self._errors(f"copying {source.label}"):
-            encoder = self._device.create_command_encoder()
-            encoder.copy_buffer_to_buffer(source.handle, start, target.handle, to, num_bytes)
-            self._device.queue.submit([encoder.finish()])
+        with self._errors("copying"):
+            self._commands.copy(copies)
+
+    def read_back(self, num_bytes: int) -> GpuBuffer:
+        """Memory of the machine's, beside the budget: what is copied there can be fetched.
+
+        Raises:
+            GpuMemoryError: there is none.
+            DeviceLostError: the device is gone.
+        """
+        usage = self._wgpu.BufferUsage
+        with self._errors(f"taking {num_bytes} bytes to read back"):
+            handle = self._device.create_buffer(size=num_bytes, usage=usage.MAP_READ | usage.COPY_DST)
+        return GpuBuffer(handle, num_bytes, "read back")
+
+    def fetch(self, source: GpuBuffer, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """Wait for what was submitted, and take the beginning of what was read back.
+
+        Raises:
+            DeviceLostError: the device is gone.
+        """
+        with self._errors(f"reading {source.label}"):
+            return self._commands.fetch(source, num_bytes)
 
     def read(self, source: GpuBuffer, num_bytes: int | None = None) -> npt.NDArray[np.uint8]:
         """Wait for what was submitted, and copy a buffer's beginning out.
@@ -314,8 +311,14 @@ class GpuDevice:
         size = source.num_bytes if num_bytes is None else num_bytes
         if not size:
             return np.empty(0, np.uint8)
-        with self._errors(f"reading {source.label}"):
-            return np.frombuffer(self._device.queue.read_buffer(source.handle, 0, size), np.uint8)
+        words = -(-size // 4) * 4
+        target = self._read_back
+        if target is None or target.num_bytes < words:
+            target = self.read_back(words)
+            if words <= _KEPT_BYTES:
+                self._read_back = target
+        self.copy(Copy(source, 0, target, 0, words))
+        return self.fetch(target, words)[:size]
 
     @contextlib.contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
@@ -332,13 +335,6 @@ class GpuDevice:
             if isinstance(error, self._wgpu.GPUOutOfMemoryError) or "out of memory" in str(error).lower():
                 raise GpuMemoryError(f"{self.adapter} has no memory left ({doing}): {text}.") from error
             raise GpuError(f"{self.adapter} refused ({doing}): {text}.") from error
-
-
-def _raw_library() -> tuple[Any, Any]:
-    """The C functions of wgpu: a third of the time that its methods take, and these calls cannot fail one by one."""
-    from wgpu.backends.wgpu_native import ffi, lib
-
-    return lib, ffi.NULL
 
 
 def _source(pieces: Sequence[str], constants: Mapping[str, int | float]) -> str:

@@ -4,6 +4,9 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 __all__ = ["GpuLimits", "Pace"]
 
 _FRAME_MS = 1000 / 60
@@ -59,23 +62,27 @@ class Pace:
         self._num_passes = 0
         self._next_token_at = 0.0
 
-    def cut(self, num_bytes: Sequence[int]) -> list[slice]:
+    def cut(self, num_bytes: Sequence[int] | npt.NDArray[np.int64]) -> list[slice]:
         """Stretches of dispatches, each one submission.
 
         Args:
             num_bytes: that each dispatch reads of weights.
         """
         most = self._limits.submission_ms / 1000 * self._rate
-        parts, start, total = [], 0, 0
-        for place, size in enumerate(num_bytes):
-            cost = size + _DISPATCH_BYTES
-            if place > start and total + cost > most:
-                parts.append(slice(start, place))
-                start, total = place, 0
-            total += cost
-        return [*parts, slice(start, len(num_bytes))]
+        costs = np.cumsum(np.asarray(num_bytes, np.float64) + _DISPATCH_BYTES)
+        parts, start, done = [], 0, 0.0
+        while costs[-1] - done > most and start < len(costs) - 1:
+            stop = max(start + 1, int(np.searchsorted(costs, done + most, side="right")))
+            parts.append(slice(start, stop))
+            start, done = stop, costs[stop - 1]
+        return [*parts, slice(start, len(costs))]
 
-    def run(self, num_bytes: Sequence[int], submit: Callable[[slice], None], wait: Callable[[], None]) -> int:
+    def run(
+        self,
+        num_bytes: Sequence[int] | npt.NDArray[np.int64],
+        submit: Callable[[slice], None],
+        wait: Callable[[], None],
+    ) -> int:
         """Submit a pass piece by piece, as the limits ask; returns the number of submissions.
 
         Where all of the GPU may be used, a pass in one piece is waited for now and then only, to see whether the GPU
@@ -97,7 +104,7 @@ class Pace:
             submit(part)
             wait()
             took = self._clock() - began
-            cost = sum(num_bytes[part]) + _DISPATCH_BYTES * (part.stop - part.start)
+            cost = float(np.sum(num_bytes[part])) + _DISPATCH_BYTES * (part.stop - part.start)
             self._rate += 0.2 * (cost / max(took, 1e-6) - self._rate)
             if share is not None and share < 1:
                 self._sleep(took * (1 / share - 1))

@@ -1,6 +1,7 @@
 """The model on a graphics adapter, whoever made it; layers that do not fit run on the CPU."""
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -193,31 +194,29 @@ class WgpuBackend:
             cache.reserve(len(step.token_ids))
         logits: list[list[_F32]] = [[] for _ in batch]
         for pieces in self._passes([len(step.token_ids) for step in batch], [c.length for c in caches]):
-            x = self._embedding.rows(
-                np.concatenate([np.asarray(batch[p.step].token_ids[p.start : p.stop]) for p in pieces])
-            )
-            self._model.layers(_pass(pieces, caches), np.ascontiguousarray(x, np.float32))
+            x = self._embedding.rows([token for p in pieces for token in batch[p.step].token_ids[p.start : p.stop]])
             first_wanted = [len(step.token_ids) - step.num_logits for step in batch]
             wanted = [range(max(p.start, first_wanted[p.step]), p.stop) for p in pieces]
-            for piece, rows in zip(pieces, self._finish(pieces, caches, wanted), strict=True):
+            for piece, rows in zip(pieces, self._compute(pieces, caches, x, wanted), strict=True):
                 logits[piece.step].append(rows)
         for step, cache in zip(batch, caches, strict=True):
             cache.advance(step.token_ids)
-        return [np.concatenate(rows) for rows in logits]
+        return [np.concatenate(rows) if len(rows) > 1 else rows[0] for rows in logits]
 
-    def _finish(
-        self, pieces: Sequence[_Piece], caches: Sequence[GpuCache], wanted: Sequence[Sequence[int]]
+    def _compute(
+        self, pieces: Sequence[_Piece], caches: Sequence[GpuCache], x: _F32, wanted: Sequence[Sequence[int]]
     ) -> list[_F32]:
         """Logits of each piece, by the GPU's head or by the CPU's layers."""
-        firsts = np.cumsum([0] + [p.stop - p.start for p in pieces])
+        firsts = list(itertools.accumulate((p.stop - p.start for p in pieces), initial=0))
         counts = [len(rows) for rows in wanted]
         if self._rest is None:
-            rows = [
-                int(first) + at - p.start for first, p, ats in zip(firsts, pieces, wanted, strict=False) for at in ats
-            ]
-            return np.split(self._model.logits(rows), np.cumsum(counts)[:-1])
+            rows = [first + at - p.start for first, p, ats in zip(firsts, pieces, wanted, strict=False) for at in ats]
+            logits = self._model.run(_pass(pieces, caches), x, rows)
+            ends = itertools.accumulate(counts)
+            return [logits[end - count : end] for count, end in zip(counts, ends, strict=True)]
+        self._model.run(_pass(pieces, caches), x)
         return self._rest.forward_rows(
-            self._model.hidden(int(firsts[-1])),
+            self._model.hidden(firsts[-1]),
             [caches[p.step].parts[1] for p in pieces],
             [caches[p.step].length + p.start for p in pieces],
             [p.stop - p.start for p in pieces],

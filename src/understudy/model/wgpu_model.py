@@ -1,15 +1,14 @@
 """A model's layers on an opened GPU: weights, cache, buffers, and the dispatches of a pass."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.kernels.gpu_attention import attention, cache_block_bytes, pieces_bytes, turns
-from understudy.kernels.gpu_device import Dispatch, GpuBuffer, GpuDevice, Schedule
+from understudy.kernels.gpu_attention import PIECE_TOKENS, attention, cache_block_bytes, pieces_bytes, turns
+from understudy.kernels.gpu_device import Copy, Dispatch, GpuBuffer, GpuDevice, Recorded, Schedule
 from understudy.kernels.gpu_formats import gpu_bytes
 from understudy.kernels.gpu_matmul import (
     GpuMatrix,
@@ -32,6 +31,8 @@ __all__ = ["GpuModel", "Pass"]
 _F32 = npt.NDArray[np.float32]
 _MAX_SCHEDULES = 256
 _Run = tuple[Dispatch, tuple[int, int]]
+_Key = tuple[int, int, int]
+"""What a schedule depends on: tokens and pieces of attention, none for the head alone; rows of logits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,9 @@ class GpuModel:
         self.plan, self.layout, self._config, self._device, self._variant = plan, layout, config, device, variant
         self._pace = pace
         self.num_submissions = 0
-        self._schedules: dict[tuple[str, int, int], tuple[Schedule, list[int]]] = {}
+        self._schedules: dict[_Key, tuple[Schedule, npt.NDArray[np.int64]]] = {}
+        self._ahead: tuple[_Key, Recorded] | None = None
+        self._last: _Key | None = None
         self._weight_bytes: dict[Dispatch, int] = {}
         self._tiles = (1, token_tile(device.adapter))
         self.num_blocks = plan.cache_tokens // 32
@@ -103,10 +106,13 @@ class GpuModel:
             "mixed": layout.max_tokens * padded(config.num_attention_heads * config.head_dim) * 4,
             "hidden": layout.max_tokens * padded(config.intermediate_size) * 4,
             "pieces": pieces_bytes(self._shape, layout),
-            "words": layout.num_words * 4,
+            "words": layout.num_words * 4 + layout.max_tokens * padded(config.hidden_size) * 4,
             "block": cache_block_bytes(self._shape),
         }
         self._buffers = {name: device.buffer(size, name) for name, size in sizes.items()}
+        self._told = np.zeros(sizes["words"] // 4, np.uint32)
+        self._told_x = self._told[layout.num_words :].view(np.float32).reshape(layout.max_tokens, -1)
+        self._places = layout.places
         self._buffers["turns"] = device.upload(
             turns(self._shape, config.rope_theta, config.max_position_embeddings), "turns"
         )
@@ -115,37 +121,32 @@ class GpuModel:
         self._head: Mapping[int, list[Matmul]] = {}
         if plan.has_head:
             self._logits = device.buffer(layout.max_rows * config.vocab_size * 4, "logits")
+            self._read_back = device.read_back(self._logits.num_bytes)
             self._head = self._load_head(weights)
 
     def num_dispatches(self) -> int:
         """Dispatches of one token, from its row of the input table to its logits."""
         return len(self._layer_runs(1, 1)) + len(self._head.get(1, ()))
 
-    def layers(self, a_pass: Pass, x: _F32) -> None:
-        """Submit a pass over all layers here; does not wait.
+    def run(self, a_pass: Pass, x: _F32, rows: Sequence[int] = ()) -> _F32:
+        """Submit a pass over all layers here, and wait for logits if some are wanted: (rows, V).
 
         Args:
             a_pass: at most `layout.max_tokens` tokens and `layout.max_items` pieces of attention.
             x: (T, D) rows of the input table.
+            rows: of which tokens of the pass; only where the head is here.
         """
-        words, num_items = self._words(a_pass)
-        self._device.write(self._buffers["words"], words)
-        self._device.write(self._buffers["x"], self._wide(x))
-        count = a_pass.num_tokens
-        self._run(("layers", count, num_items), functools.partial(self._layer_runs, count, num_items))
-
-    def logits(self, rows: Sequence[int]) -> _F32:
-        """Logits of some of the last pass's tokens: (rows, V)."""
-        found = []
-        for start in range(0, len(rows), self.layout.max_rows):
+        first = rows[: self.layout.max_rows]
+        num_items = self._tell(a_pass, x, first)
+        end = self.layout.num_words + a_pass.num_tokens * self._told_x.shape[1]
+        self._device.write(self._buffers["words"], self._told[:end])
+        found = [self._play((a_pass.num_tokens, num_items, len(first)))]
+        for start in range(len(first), len(rows), self.layout.max_rows):
             part = rows[start : start + self.layout.max_rows]
-            self._device.write(self._buffers["words"], np.array([len(part)], np.uint32), offset=8)
-            at = self.layout.places["WANTED_AT"]
-            self._device.write(self._buffers["words"], np.asarray(part, np.uint32), offset=4 * at)
-            self._run(("head", len(part), 0), functools.partial(self._head_runs, len(part)))
-            raw = self._device.read(self._logits, len(part) * self._config.vocab_size * 4)
-            found.append(raw.view(np.float32).reshape(len(part), -1))
-        return np.concatenate(found) if found else np.empty((0, self._config.vocab_size), np.float32)
+            self._tell_rows(part)
+            self._device.write(self._buffers["words"], self._told[: self.layout.num_words])
+            found.append(self._play((0, 0, len(part))))
+        return np.concatenate(found) if len(found) > 1 else found[0]
 
     def hidden(self, num_tokens: int) -> _F32:
         """What the last layer here gave for the last pass: (T, D), for the layers elsewhere."""
@@ -155,53 +156,84 @@ class GpuModel:
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy a cache block in all layers."""
-        size = cache_block_bytes(self._shape)
+        size, between = cache_block_bytes(self._shape), self._buffers["block"]
         for cache in self._caches:  # by way of another buffer: inside of one nothing can be copied
-            self._device.copy(cache, self._buffers["block"], source * size, 0, size)
-            self._device.copy(self._buffers["block"], cache, 0, target * size, size)
+            self._device.copy(
+                Copy(cache, source * size, between, 0, size), Copy(between, 0, cache, target * size, size)
+            )
 
     def _tile(self, num_tokens: int) -> int:
         return self._tiles[0] if num_tokens == 1 else self._tiles[1]
 
-    def _wide(self, x: _F32) -> _F32:
-        wide = np.zeros((len(x), padded(self._config.hidden_size)), np.float32)
-        wide[:, : x.shape[1]] = x
-        return wide
-
-    def _words(self, a_pass: Pass) -> tuple[npt.NDArray[np.uint32], int]:
-        """What tells the kernels about a pass, and its number of pieces of attention."""
-        words, places, num_tokens = np.zeros(self.layout.num_words, np.uint32), self.layout.places, a_pass.num_tokens
-        positions = np.asarray(a_pass.positions, np.uint32)
-        counts = positions // 256 + 1
-        firsts = np.cumsum(counts) - counts
-        num_items = int(counts.sum())
-        starts, at = [], places["BLOCKS_AT"]
+    def _tell(self, a_pass: Pass, x: _F32, rows: Sequence[int]) -> int:
+        """Write down what tells the kernels about a pass; returns its number of pieces of attention."""
+        told, places, num_tokens = self._told, self._places, a_pass.num_tokens
+        items: list[int] = []
+        blocks: list[int] = []
+        firsts, starts = [], []
+        for token, position in enumerate(a_pass.positions):
+            firsts.append(len(items) // 2)
+            for piece in range(position // PIECE_TOKENS + 1):
+                items += (token, piece)
         for table in a_pass.tables:
-            starts.append(at)
-            words[at : at + len(table)] = table
-            at += len(table)
-        tokens = np.repeat(np.arange(num_tokens, dtype=np.uint32), counts)
-        items = np.stack([tokens, np.arange(num_items, dtype=np.uint32) - np.repeat(firsts, counts)], axis=1)
-        words[0:2] = num_tokens, num_items
-        words[places["POSITIONS_AT"] :][:num_tokens] = positions
-        words[places["TABLES_AT"] :][:num_tokens] = np.asarray(starts, np.uint32)[list(a_pass.sequences)]
-        words[places["FIRST_ITEMS_AT"] :][:num_tokens] = firsts
-        words[places["ITEMS_AT"] :][: 2 * num_items] = items.reshape(-1)
-        return words, num_items
+            starts.append(places["BLOCKS_AT"] + len(blocks))
+            blocks += table
+        told[0:2] = num_tokens, len(items) // 2
+        for name, values in (
+            ("POSITIONS_AT", a_pass.positions),
+            ("TABLES_AT", [starts[sequence] for sequence in a_pass.sequences]),
+            ("FIRST_ITEMS_AT", firsts),
+            ("ITEMS_AT", items),
+            ("BLOCKS_AT", blocks),
+        ):
+            told[places[name] : places[name] + len(values)] = values
+        self._told_x[:num_tokens, : x.shape[1]] = x
+        self._tell_rows(rows)
+        return len(items) // 2
 
-    def _run(self, key: tuple[str, int, int], runs: Callable[[], list[_Run]]) -> None:
-        """Submit a schedule, which is made when it is first asked for, at the pace that the limits allow."""
+    def _tell_rows(self, rows: Sequence[int]) -> None:
+        at = self._places["WANTED_AT"]
+        self._told[2] = len(rows)
+        self._told[at : at + len(rows)] = rows
+
+    def _play(self, key: _Key) -> _F32:
+        """Submit a schedule, at the pace that the limits allow, and read its logits.
+
+        While the GPU works, a pass that came twice is recorded once more: mostly it comes again.
+        """
         found = self._schedules.get(key)
         if found is None:
-            made = runs()
             if len(self._schedules) >= _MAX_SCHEDULES:
                 self._schedules.clear()
-            sizes = [self._weight_bytes.get(dispatch, 0) for dispatch, _ in made]
-            found = self._schedules[key] = self._device.schedule(made), sizes
+            found = self._schedules[key] = self._schedule(key)
         schedule, num_bytes = found
-        self.num_submissions += self._pace.run(
-            num_bytes, lambda part: self._device.submit(schedule, part), self._device.wait
-        )
+        ahead = self._ahead[1] if self._ahead and self._ahead[0] == key else None
+        self._ahead = None
+        whole = slice(0, len(num_bytes))
+
+        def submit(part: slice) -> None:
+            device = self._device
+            device.send(ahead if ahead is not None and part == whole else device.record(schedule, part))
+
+        num_parts = self._pace.run(num_bytes, submit, self._device.wait)
+        self.num_submissions += num_parts
+        if num_parts == 1 and key == self._last:
+            self._ahead = key, self._device.record(schedule)
+        self._last, vocab = key, self._config.vocab_size
+        if not key[2]:
+            return np.empty((0, vocab), np.float32)
+        return self._device.fetch(self._read_back, key[2] * vocab * 4).view(np.float32).reshape(-1, vocab)
+
+    def _schedule(self, key: _Key) -> tuple[Schedule, npt.NDArray[np.int64]]:
+        """A schedule, and the bytes of weights that each of its dispatches reads."""
+        count, num_items, num_rows = key
+        runs = (self._layer_runs(count, num_items) if count else []) + (self._head_runs(num_rows) if num_rows else [])
+        width, words, x = self._told_x.shape[1] * 4, self._buffers["words"], self._buffers["x"]
+        before = [Copy(words, self.layout.num_words * 4, x, 0, count * width)] if count else []
+        size = num_rows * self._config.vocab_size * 4
+        after = [Copy(self._logits, 0, self._read_back, 0, size)] if num_rows else []
+        sizes = np.array([self._weight_bytes.get(dispatch, 0) for dispatch, _ in runs], np.int64)
+        return self._device.schedule(runs, before=before, after=after), sizes
 
     def _layer_runs(self, count: int, num_items: int) -> list[_Run]:
         shape, tile = self._shape, self._tile(count)

@@ -196,7 +196,8 @@ def _scratch_bytes(config: NemotronConfig, layout: PassLayout, kv_bits: int) -> 
     heads, kv_heads, h = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     widths = (config.hidden_size, (heads + 2 * kv_heads) * h, heads * h, config.intermediate_size)
     activations = sum(layout.max_tokens * padded(width) * 4 for width in widths)
+    told = layout.num_words * 4 + layout.max_tokens * padded(config.hidden_size) * 4
     turns = config.max_position_embeddings * config.rotary_dim // 2 * 8
     shape = attention_shape(config, kv_bits)
-    rest = pieces_bytes(shape, layout) + cache_block_bytes(shape) + layout.num_words * 4
+    rest = pieces_bytes(shape, layout) + cache_block_bytes(shape) + told
     return activations + turns + rest + 64, _logits_bytes(config, layout)
