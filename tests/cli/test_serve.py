@@ -2,7 +2,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+
+from understudy.kernels.formats import StorageType
+from understudy.model.gguf_writer import write_gguf_tensors
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -19,6 +23,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         names = [model.name for model in app.state.shelf.models]
         seen.update(keys=[key.name for key in app.state.keys.keys], host=host, port=port, names=names)
         seen["log"] = app.state.options.log
+        seen["app"] = app
         ready(f"http://{host}:{port}")
 
     monkeypatch.setattr("understudy.server.run_server", run_server)
@@ -28,6 +33,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_by_default_on_this_machine_only(run: "Run", model_file: Path, served: dict[str, Any]) -> None:
     result = run("serve", "--model", model_file)
     assert (result.code, result.err) == (0, "")
+    del served["app"]
     assert served == {"keys": [], "host": "127.0.0.1", "port": 8000, "names": ["tiny"], "log": "text"}
     assert result.out == "tiny at http://127.0.0.1:8000/v1 (no key)\n"
 
@@ -51,6 +57,53 @@ def test_several_models_and_keys(
     assert (served["names"], served["keys"]) == (["npc", "small"], ["studio"])
     twice = run("serve", "--model", f"npc={model_file}", "--model", f"npc={small_context_file}")
     assert (twice.code, "two models" in twice.err.lower()) == (2, True)
+
+
+def write_adapter(path: Path, hidden: int = 64) -> Path:
+    """An adapter of one matrix, as `finetune` writes them; `hidden` as the tiny model has it, or not."""
+    keys = {"general.architecture": "nemotron", "general.type": "adapter", "adapter.type": "lora"}
+    values = {"lora_a": np.ones((2, hidden), "<f4"), "lora_b": np.ones((hidden, 2), "<f4")}
+    names = {f"blk.0.attn_output.weight.{end}": value for end, value in values.items()}
+    shapes = {name: (value.shape, StorageType.F32) for name, value in names.items()}
+    write_gguf_tensors(
+        path, {**keys, "adapter.lora.alpha": 4.0}, shapes, lambda name: names[name].reshape(-1).view(np.uint8)
+    )
+    return path
+
+
+def test_adapters_belong_to_the_model_before_them(
+    run: "Run", model_file: Path, small_context_file: Path, served: dict[str, Any], tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "bandit.gguf")
+    models = (f"npc={model_file}", f"calm={adapter}", small_context_file, adapter)
+    assert run("serve", *(word for model in models for word in ("--model", model))).code == 0
+    assert served["names"] == ["npc", "calm", "small", "bandit"]
+    shelf = served["app"].state.shelf
+    assert [model.parent for model in shelf.models] == [None, "npc", None, "small"]
+    shelf.models[3].load()
+    card = shelf.models[3].to_json()
+    assert (card["id"], card["root"], card["parent"], card["max_model_len"]) == ("bandit", "small", "small", 400)
+    name = "model.layers.0.self_attn.o_proj.weight"
+    merged, base = (load.model.files.weights[name].dense() for load in (shelf.models[3], _loaded(shelf.models[2])))
+    np.testing.assert_allclose(merged, base + 4, atol=0.01)  # (1 + 1) * alpha 4 / rank 2
+    shelf.close()
+
+
+def _loaded(model: Any) -> Any:
+    model.load()
+    return model
+
+
+def test_adapters_that_do_not_fit_are_told_before_the_port_is_open(
+    run: "Run", model_file: Path, served: dict[str, Any], tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "wide.gguf", hidden=96)
+    for models in ((model_file, adapter), (adapter,)):  # alone: beside the embedded model
+        result = run("serve", *(word for model in models for word in ("--model", model)))
+        assert (result.code, served) == (2, {})
+        assert "does not fit" in result.err and "adapter and base must belong together" in result.err
+    twice = run("serve", "--model", f"a={model_file}", "--model", f"a={adapter}")
+    assert (twice.code, "Two models have the name 'a'" in twice.err) == (2, True)
 
 
 def test_the_embedded_model(run: "Run", served: dict[str, Any]) -> None:
@@ -93,3 +146,18 @@ def test_other_ways_of_tls_are_refused(run: "Run", served: dict[str, Any], monke
     assert "NIM_SSL_MODE must be TLS or DISABLED" in run("serve").err
     monkeypatch.setenv("NIM_SSL_MODE", "TLS")
     assert "NIM_SSL_CERTS_PATH" in run("serve").err
+
+
+def test_spans_that_are_asked_for_without_the_extra(
+    run: "Run", model_file: Path, served: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.server.is_tracing_installed", lambda: False)
+    assert run("serve", "--model", model_file).err == ""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    result = run("serve", "--model", model_file)
+    assert result.code == 0
+    assert result.err == (
+        "No spans are sent, although OTEL_EXPORTER_OTLP_ENDPOINT is set: pip install 'understudy[tracing]'\n"
+    )
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    assert run("serve", "--model", model_file).err == ""

@@ -41,7 +41,9 @@ class Process:
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
         assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], 60)[0], "it never answered"
+        if not select.select([self.process.stdout], [], [], 120)[0]:
+            self.process.kill()
+            raise AssertionError("it never answered")
         line = self.process.stdout.readline()
         assert " at http" in line, self.process.stderr.read() if self.process.stderr else line
         self.url = line.split(" at ")[1].split(" ")[0]
@@ -107,6 +109,37 @@ def test_a_second_sigterm_does_not_wait(drained: Process) -> None:
     assert '"object":"error"' in text
     drained.end()
     assert time.monotonic() - began < 10
+
+
+def test_sighup_reads_the_file_anew(tmp_path: Path) -> None:
+    config, path = tiny_config(), tmp_path / "tiny.gguf"
+
+    def put(seed: int) -> None:
+        part = tmp_path / "part"
+        write_gguf(part, config, random_tensors(config, seed=seed), byte_tokenizer().definition, None, file_type="f16")
+        os.utime(part, (seed, seed))
+        part.replace(path)
+
+    put(1)
+    server = Process("--model", path)
+    try:
+        put(2)
+        server.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 60
+        while httpx.get(f"{server.url}/models/tiny", timeout=20).json()["created"] != 2:
+            assert time.monotonic() < deadline
+            assert httpx.get(f"{server.url}/health/ready", timeout=20).status_code == 200
+            time.sleep(0.05)
+        (tmp_path / "part").write_bytes(b"GGUF")
+        (tmp_path / "part").replace(path)
+        server.process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert httpx.get(f"{server.url}/models/tiny", timeout=20).json()["created"] == 2
+    finally:
+        server.process.terminate()
+        log = server.end()
+    assert "The model 'tiny' is reloaded." in log
+    assert "The model 'tiny' is not reloaded, the old one goes on: " in log
 
 
 def test_the_port_is_open_before_the_model_is(tmp_path: Path) -> None:

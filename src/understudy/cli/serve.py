@@ -1,5 +1,6 @@
 """`understudy serve`: the OpenAI-compatible endpoint."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -11,14 +12,18 @@ import typer
 from understudy.errors import ServeError
 
 if TYPE_CHECKING:
-    from understudy.server import ServedModel, ServerOptions
+    from understudy.server import ServedModel, ServerOptions, Tracing
 
 __all__ = ["serve"]
 
 
 def serve(
     model: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME=]PATH", help="GGUF file or Hugging Face folder; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]PATH",
+            help="GGUF file, Hugging Face folder, or LoRA adapter of the one before; may be repeated.",
+        ),
     ] = None,
     backend: Annotated[str | None, typer.Option(help="What computes: auto, cpu, reference or wgpu[:adapter].")] = None,
     gpu_memory: Annotated[str | None, typer.Option(help="Cap of what wgpu takes of the GPU, e.g. 2GiB.")] = None,
@@ -54,10 +59,12 @@ def serve(
     options = dataclasses.replace(options, **chosen)
     ring = KeyRing.read(options.keys) if options.keys else None
     models = _models(options, name)
-    app = create_app(*models, api_key=os.environ.get("UNDERSTUDY_API_KEY") or None, keys=ring, options=options)
+    tracing = _tracing(os.environ)
+    given_key = os.environ.get("UNDERSTUDY_API_KEY") or None
+    app = create_app(*models, api_key=given_key, keys=ring, options=options, tracing=tracing)
     names = ", ".join(served.name for served in models)
     asked = "key asked" if len(app.state.keys) else "no key"
-    with set_up_log(options.log):
+    with set_up_log(options.log), contextlib.closing(tracing) if tracing else contextlib.nullcontext():
         run_server(app, options.host, options.port, ready=lambda url: typer.echo(f"{names} at {url}/v1 ({asked})"))
 
 
@@ -96,17 +103,43 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return chosen
 
 
+def _tracing(environment: Mapping[str, str]) -> "Tracing | None":
+    """OpenTelemetry's spans, where the standard variables ask for them."""
+    from understudy.server import Tracing, is_tracing_installed
+
+    names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    asked = next((name for name in names if environment.get(name)), None)
+    if asked is None or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    if not is_tracing_installed():
+        typer.echo(f"No spans are sent, although {asked} is set: pip install 'understudy[tracing]'", err=True)
+        return None
+    return Tracing.to_collector()
+
+
 def _models(options: "ServerOptions", name: str | None) -> "list[ServedModel]":
+    """The models; an adapter belongs to the model before it, the first one to the embedded model if there is none."""
     from understudy.model.gpu_limits import GpuLimits
+    from understudy.model.lora import is_adapter
     from understudy.quantization.plan import parse_bytes
     from understudy.server import ServedModel
 
     memory = None if options.gpu_memory is None else parse_bytes(options.gpu_memory)
-    how = {"backend": options.backend, "gpu": GpuLimits(memory_bytes=memory, frame_ms=options.gpu_frame_ms)}
-    models = [ServedModel.at(path, name=own, **how) for own, path in options.models.items()]
-    if not models:
-        return [ServedModel.at(None, name=name, **how)]
-    if name is not None:
-        (_, path), *_ = options.models.items()
-        models[0] = ServedModel.at(path, name=name, **how)
-    return models
+    how: dict[str, Any] = {
+        "backend": options.backend,
+        "gpu": GpuLimits(memory_bytes=memory, frame_ms=options.gpu_frame_ms),
+    }
+    models: list[ServedModel] = []
+    base: Path | None = None
+    parent = ""
+    for number, (own, path) in enumerate(options.models.items()):
+        given = name if name is not None and number == 0 else own
+        if is_adapter(path):
+            if not models:
+                models.append(ServedModel.at(None, **how))
+                parent = models[0].name
+            models.append(ServedModel.at(base, name=given, adapter=path, parent=parent, **how))
+        else:
+            models.append(ServedModel.at(path, name=given, **how))
+            base, parent = path, given
+    return models or [ServedModel.at(None, name=name, **how)]

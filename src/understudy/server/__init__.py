@@ -6,12 +6,15 @@ from understudy.server.listen import run_server
 from understudy.server.log_lines import set_up_log
 from understudy.server.options import ServerOptions
 from understudy.server.served import ServedModel, load_served_model
+from understudy.server.tracing import Tracing, is_tracing_installed
 
 __all__ = [
     "KeyRing",
     "ServedModel",
     "ServerOptions",
+    "Tracing",
     "create_app",
+    "is_tracing_installed",
     "load_served_model",
     "run_server",
     "set_up_log",

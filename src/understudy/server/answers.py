@@ -35,6 +35,8 @@ class Answers:
         id: "chatcmpl-...".
         created: Unix time, in s.
         model: the name that the client asked for.
+        generations: one a choice.
+        reasons: why choices ended, by their number; those that did.
     """
 
     def __init__(
@@ -58,20 +60,21 @@ class Answers:
         self.id = f"chatcmpl-{secrets.token_hex(16)}"
         self.created = int(time.time())
         self.model = model
-        self._generations = generations
+        self.generations = generations
+        self.reasons: dict[int, str] = {}
         self._readers = [new_reader() for _ in generations]
         self._called = called
         self._logprobs = [new_logprobs() for _ in generations] if new_logprobs else None
 
     def cancel(self) -> None:
         """Stop the model's work on this request."""
-        for generation in self._generations:
+        for generation in self.generations:
             generation.cancel()
 
     def usage(self) -> dict[str, int]:
         """Tokens so far; the prompt counts once."""
-        prompt = self._generations[0].usage.prompt_tokens
-        completion = sum(generation.usage.completion_tokens for generation in self._generations)
+        prompt = self.generations[0].usage.prompt_tokens
+        completion = sum(generation.usage.completion_tokens for generation in self.generations)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     async def deltas(self) -> AsyncGenerator[Delta]:
@@ -86,7 +89,7 @@ class Answers:
             if not task.cancelled() and (error := task.exception()):
                 arrived.put_nowait(error)
 
-        tasks = [asyncio.create_task(self._read(n, arrived)) for n in range(len(self._generations))]
+        tasks = [asyncio.create_task(self._read(n, arrived)) for n in range(len(self.generations))]
         for task in tasks:
             task.add_done_callback(report)
         num_open = len(tasks)
@@ -105,7 +108,7 @@ class Answers:
     async def _read(self, index: int, arrived: "asyncio.Queue[Delta | BaseException]") -> None:
         has_called = False
         entries: list[dict[str, Any]] = []
-        async for chunk in self._generations[index]:
+        async for chunk in self.generations[index]:
             reason: str | None = chunk.finish_reason
             words, parts = self._readers[index].read(chunk.text, is_final=reason is not None)
             has_called = has_called or any(part.is_last for part in parts)
@@ -115,13 +118,15 @@ class Answers:
                 reason = self._called
             if self._logprobs:
                 entries += self._logprobs[index].read(chunk)
+            if reason is not None:
+                self.reasons[index] = reason
             if words or parts or reason:
                 arrived.put_nowait(Delta(index, words, parts, reason, tuple(entries)))
                 entries = []
 
     def _out_of_time(self, index: int) -> str:
         """The reason of an answer that its deadline cut."""
-        if self._generations[index].usage.completion_tokens:
+        if self.generations[index].usage.completion_tokens:
             return "length"
         raise out_of_time()
 
@@ -132,7 +137,7 @@ class Answers:
             EngineError: a generation failed.
             Problem: its deadline came before its first word.
         """
-        texts = [""] * len(self._generations)
+        texts = [""] * len(self.generations)
         parts: list[list[CallPart]] = [[] for _ in texts]
         reasons: list[str | None] = [None] * len(texts)
         logprobs: list[list[dict[str, Any]]] = [[] for _ in texts]
@@ -162,7 +167,7 @@ class Answers:
             EngineError: a generation failed before the first event.
             Problem: its deadline came before that.
         """
-        opened = [False] * len(self._generations)
+        opened = [False] * len(self.generations)
         try:
             async for delta in self.deltas():
                 if not opened[delta.index]:

@@ -20,9 +20,11 @@ from understudy.server.npcs import add_npcs
 from understudy.server.options import ServerOptions
 from understudy.server.page_files import add_page
 from understudy.server.problem import JsonResponse, Problem, problem_of
+from understudy.server.reload import ReloadRequest, Reloads, add_reload
 from understudy.server.schema import ChatRequest
 from understudy.server.served import ServedModel, Shelf
 from understudy.server.tokens import DetokenizeRequest, TokenizeRequest, add_tokens
+from understudy.server.tracing import Tracing
 from understudy.server.traffic import Traffic
 
 __all__ = ["create_app"]
@@ -36,6 +38,7 @@ def create_app(
     api_key: str | None = None,
     keys: KeyRing | None = None,
     options: ServerOptions | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Make the ASGI application.
 
@@ -44,15 +47,15 @@ def create_app(
         api_key: a key without limits, named "default", beside those of `keys`.
         keys: what clients must send, one of them, as a bearer token; None and no `api_key`: nothing.
         options: limits and origins; what stands there of models, address and files is the caller's business.
+        tracing: told of each request; the caller closes it.
 
     Raises:
         ServeError: no client could send the key, or two models or keys have one name.
     """
     shelf, options, traffic = Shelf(models), options or ServerOptions(), Traffic()
     metrics = Metrics(shelf)
-    ring = KeyRing(
-        [*([ApiKey.of(api_key, name="default")] if api_key is not None else []), *(keys.keys if keys else ())]
-    )
+    own = [ApiKey.of(api_key, name="default", may_reload=True)] if api_key is not None else []
+    ring = KeyRing([*own, *(keys.keys if keys else ())])
     for model in models:
         model.options = options
     app = FastAPI(
@@ -64,7 +67,8 @@ def create_app(
         default_response_class=JsonResponse,
     )
     app.state.shelf, app.state.keys, app.state.options, app.state.traffic = shelf, ring, options, traffic
-    app.add_middleware(Border, keys=ring, traffic=traffic, count=metrics.visit)
+    app.state.reloads = Reloads(shelf)
+    app.add_middleware(Border, keys=ring, traffic=traffic, count=metrics.visit, tracing=tracing)
     if options.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -78,13 +82,15 @@ def create_app(
     app.add_exception_handler(HTTPException, _answer_http_exception)
     _add_answers(app, shelf)
     _add_models(app, shelf)
+    add_reload(app, app.state.reloads)
     add_embeddings(app, shelf)
     add_tokens(app, shelf)
     add_about(app, shelf, traffic)
     add_metrics(app, metrics)
     add_page(app)
-    npc_schemas = add_npcs(app, shelf.default)
-    schemas = schemas_of((ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest, DetokenizeRequest))
+    npc_schemas = add_npcs(app, shelf)
+    bodies = (ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest, DetokenizeRequest, ReloadRequest)
+    schemas = schemas_of(bodies)
     finish_document(app, {**schemas, **npc_schemas}, streams=_STREAMS, open_paths=PROBES)
     return app
 

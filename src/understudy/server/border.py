@@ -17,6 +17,7 @@ from understudy.server.keys import ApiKey, KeyRing
 from understudy.server.limits import Limits
 from understudy.server.page_files import is_page_path
 from understudy.server.problem import Problem
+from understudy.server.tracing import Tracing
 from understudy.server.traffic import Traffic
 
 __all__ = ["PROBES", "Border"]
@@ -33,7 +34,13 @@ class Border:
     """ASGI middleware around the whole application."""
 
     def __init__(
-        self, app: ASGIApp, *, keys: KeyRing, traffic: Traffic, count: Callable[[str, str, int], None]
+        self,
+        app: ASGIApp,
+        *,
+        keys: KeyRing,
+        traffic: Traffic,
+        count: Callable[[str, str, int], None],
+        tracing: Tracing | None = None,
     ) -> None:
         """Wrap an application.
 
@@ -42,11 +49,13 @@ class Border:
             keys: one of them clients must show; with none, nothing.
             traffic: counts what is under way.
             count: told each request's method, route and status.
+            tracing: told of each request but probes; None for nobody.
         """
         self._app = app
         self._keys = keys
         self._traffic = traffic
         self._count = count
+        self._tracing = tracing
         self._limits = Limits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,6 +80,8 @@ class Border:
                 await answer(scope, receive, visit.send)
         finally:
             visit.tell()
+            if self._tracing is not None and scope["path"] not in PROBES and not is_page_path(scope["path"]):
+                visit.trace(self._tracing)
             self._count(scope["method"], visit.route, visit.status)
 
     async def _let_in(self, visit: "_Visit", receive: Receive) -> None:
@@ -86,6 +97,7 @@ class Border:
         is_answer = _is_answer(visit.scope)
         if key is not None:
             visit.key_name = key.name
+            visit.scope.setdefault("state", {})["api_key"] = key
             self._limits.take(key, is_answer=is_answer)
         self._traffic.num_open += 1
         try:
@@ -139,6 +151,10 @@ class _Visit:
             self.status = message["status"]
             MutableHeaders(scope=message)["x-request-id"] = self.id
         await self._send(message)
+
+    def trace(self, tracing: Tracing) -> None:
+        """Send the span."""
+        tracing.tell(self.scope, route=self.route, status=self.status, began_s=self._began_s, request_id=self.id)
 
     @property
     def route(self) -> str:

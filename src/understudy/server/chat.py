@@ -7,6 +7,7 @@ from fastapi import Request, Response
 
 from understudy.engine import Generation
 from understudy.errors import UnderstudyError
+from understudy.server.answered import note_answered
 from understudy.server.answers import Answers
 from understudy.server.body import read_json
 from understudy.server.connection import STREAM_HEADERS, EventStream, client_gone, ignored_header, unless_gone
@@ -33,7 +34,17 @@ async def answer_chat(request: Request, shelf: Shelf) -> Response:
     served = shelf.find(body.model)
     served.admit()
     # Encoding a long prompt and compiling a grammar take a while; health probes must not wait for it.
-    answers, num_left_out = await asyncio.to_thread(_start, body, served)
+    with served.in_use():
+        answers, num_left_out = await asyncio.to_thread(_start, body, served)
+    note_answered(
+        request,
+        "chat",
+        body,
+        model=served.name,
+        answer_id=answers.id,
+        generations=lambda: answers.generations,
+        reasons=lambda: [answers.reasons[n] for n in sorted(answers.reasons)],
+    )
     headers = ignored_header(body.ignored_fields)
     if num_left_out:
         headers["x-left-out-calls"] = str(num_left_out)

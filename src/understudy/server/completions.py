@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from understudy.engine import Generation, GenerationRequest
 from understudy.errors import ContextLengthError, RequestError, UnderstudyError
 from understudy.prompt import stop_token_ids
+from understudy.server.answered import note_answered
 from understudy.server.answers import Answers, Delta
 from understudy.server.body import read_json
 from understudy.server.connection import STREAM_HEADERS, EventStream, client_gone, ignored_header, unless_gone
@@ -130,7 +131,18 @@ async def answer_completion(request: Request, shelf: Shelf) -> Response:
     body = await asyncio.to_thread(_parse, await read_json(request))
     served = shelf.find(body.model)
     served.admit()
-    texts = await asyncio.to_thread(_start, body, served)
+    with served.in_use():
+        texts = await asyncio.to_thread(_start, body, served)
+    note_answered(
+        request,
+        "text_completion",
+        body,
+        model=served.name,
+        answer_id=texts.id,
+        generations=lambda: texts.answers.generations,
+        reasons=lambda: [texts.answers.reasons[n] for n in sorted(texts.answers.reasons)],
+        num_input_tokens=texts.num_prompt_tokens,
+    )
     headers = ignored_header(body.ignored_fields)
     watch = asyncio.create_task(client_gone(request.receive))
     if not body.stream:
@@ -190,17 +202,17 @@ class _Texts:
     """All choices of one request, in the form of the legacy route."""
 
     def __init__(self, answers: Answers, heads: list[str], *, num_prompt_tokens: int, has_logprobs: bool) -> None:
-        self._answers = answers
+        self.answers = answers
         self._heads = heads  # what each choice begins with
-        self._num_prompt_tokens = num_prompt_tokens
+        self.num_prompt_tokens = num_prompt_tokens
         self._has_logprobs = has_logprobs
-        self._id = f"cmpl-{secrets.token_hex(16)}"
+        self.id = f"cmpl-{secrets.token_hex(16)}"
         self._created = int(time.time())
         self.cancel = answers.cancel
 
     async def whole(self) -> dict[str, Any]:
         merged = [Delta(number, text=head) for number, head in enumerate(self._heads)]
-        async for delta in self._answers.deltas():
+        async for delta in self.answers.deltas():
             old = merged[delta.index]
             merged[delta.index] = dataclasses.replace(
                 delta, text=old.text + delta.text, logprobs=old.logprobs + delta.logprobs
@@ -211,7 +223,7 @@ class _Texts:
         offsets: dict[int, int] = {}
         usage: dict[str, Any] = {"usage": None} if has_usage else {}
         try:
-            async for delta in self._answers.deltas():
+            async for delta in self.answers.deltas():
                 if delta.index not in offsets:
                     offsets[delta.index] = 0
                     delta = dataclasses.replace(delta, text=self._heads[delta.index] + delta.text)  # noqa: PLW2901
@@ -229,11 +241,11 @@ class _Texts:
         yield "data: [DONE]\n\n"
 
     def _head(self) -> dict[str, Any]:
-        return {"id": self._id, "object": "text_completion", "created": self._created, "model": self._answers.model}
+        return {"id": self.id, "object": "text_completion", "created": self._created, "model": self.answers.model}
 
     def _usage(self) -> dict[str, int]:
-        completion = self._answers.usage()["completion_tokens"]
-        prompt = self._num_prompt_tokens
+        completion = self.answers.usage()["completion_tokens"]
+        prompt = self.num_prompt_tokens
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     def _choice(self, delta: Delta, offset: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fastapi import FastAPI, Request, Response
 from pydantic import BeforeValidator, Field, ValidationError
 
+from understudy.server.answered import note_answered
 from understudy.server.body import read_json
 from understudy.server.completions import prompt_ids, read_prompts
 from understudy.server.connection import client_gone, ignored_header, unless_gone
@@ -75,12 +76,14 @@ def add_embeddings(app: FastAPI, shelf: Shelf) -> None:
         body = _parse(await read_json(request))
         served = shelf.find(body.model)
         _check_dimensions(body, served)
-        texts = await asyncio.to_thread(_encode, body, served)
-        watch = asyncio.create_task(client_gone(request.receive))
-        try:
-            vectors = await unless_gone(turns.embed(served, texts), watch)
-        finally:
-            watch.cancel()
+        with served.in_use():
+            texts = await asyncio.to_thread(_encode, body, served)
+            note_answered(request, "embeddings", body, model=served.name, num_input_tokens=sum(map(len, texts)))
+            watch = asyncio.create_task(client_gone(request.receive))
+            try:
+                vectors = await unless_gone(turns.embed(served, texts), watch)
+            finally:
+                watch.cancel()
         headers = ignored_header(sorted(set(body.model_extra or {}) - _WITHOUT_EFFECT))
         return JsonResponse(_answer(body, vectors, sum(map(len, texts))), headers=headers)
 

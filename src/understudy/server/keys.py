@@ -35,6 +35,7 @@ class ApiKey:
         hash: SHA-256 of the salt and the key.
         requests_per_minute: on average, a minute's worth at once; None for no limit.
         max_concurrent: answers under way at a time; None for no limit.
+        may_reload: it may have models read anew.
 
     Raises:
         ServeError: a value is out of range.
@@ -45,6 +46,7 @@ class ApiKey:
     hash: bytes
     requests_per_minute: int | None = None
     max_concurrent: int | None = None
+    may_reload: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -55,9 +57,11 @@ class ApiKey:
             value = getattr(self, field)
             if value is not None and (type(value) is not int or value < 1):
                 raise ServeError(f"{field} of the key {self.name!r} must be a whole number from 1, got {value!r}.")
+        if type(self.may_reload) is not bool:
+            raise ServeError(f"may_reload of the key {self.name!r} must be true or false, got {self.may_reload!r}.")
 
     @classmethod
-    def of(cls, key: str, *, name: str, **limits: int | None) -> Self:
+    def of(cls, key: str, *, name: str, may_reload: bool = False, **limits: int | None) -> Self:
         """What is kept of a key.
 
         Raises:
@@ -69,7 +73,8 @@ class ApiKey:
                 "set another key."
             )
         salt = secrets.token_bytes(_SALT_BYTES)
-        return cls(name=name, salt=salt, hash=hashlib.sha256(salt + key.encode()).digest(), **limits)
+        digest = hashlib.sha256(salt + key.encode()).digest()
+        return cls(name=name, salt=salt, hash=digest, may_reload=may_reload, **limits)
 
     def matches(self, given: bytes) -> bool:
         """Whether this is the key; how long it takes tells nothing of it."""
@@ -114,7 +119,12 @@ class KeyRing:
 
 
 def write_new_key(
-    path: Path, name: str, *, requests_per_minute: int | None = None, max_concurrent: int | None = None
+    path: Path,
+    name: str,
+    *,
+    requests_per_minute: int | None = None,
+    max_concurrent: int | None = None,
+    may_reload: bool = False,
 ) -> str:
     """Draw a key and add its hash to a file, which is made if it is not there.
 
@@ -123,6 +133,7 @@ def write_new_key(
         name: of the key.
         requests_per_minute: its limit.
         max_concurrent: its limit.
+        may_reload: it may have models read anew.
 
     Returns:
         The key; it is kept nowhere.
@@ -134,23 +145,27 @@ def write_new_key(
     if name in [key.name for key in ring.keys]:
         raise ServeError(f"{path} has a key {name!r} already; choose another name, or delete its table there.")
     key = f"us-{secrets.token_urlsafe(32)}"
-    kept = ApiKey.of(key, name=name, requests_per_minute=requests_per_minute, max_concurrent=max_concurrent)
+    limits = {"requests_per_minute": requests_per_minute, "max_concurrent": max_concurrent}
+    kept = ApiKey.of(key, name=name, may_reload=may_reload, **limits)
     lines = ["", f"[keys.{name}]", f'salt = "{kept.salt.hex()}"', f'hash = "{kept.hash.hex()}"']
     lines += [f"{field} = {value}" for field in _LIMITS if (value := getattr(kept, field)) is not None]
+    lines += ["may_reload = true"] if may_reload else []
     old = path.read_text(encoding="utf-8") if path.exists() else _HEAD
     _replace(path, old + "\n".join(lines) + "\n")
     return key
 
 
 def _key(name: str, entry: Any, path: Path) -> ApiKey:
-    known = {"salt", "hash", *_LIMITS}
+    may = (*_LIMITS, "may_reload")
+    known = {"salt", "hash", *may}
     if not isinstance(entry, dict) or not {"salt", "hash"} <= entry.keys() or entry.keys() - known:
-        raise ServeError(f"[keys.{name}] of {path} must have salt and hash, and may have {' and '.join(_LIMITS)}.")
+        raise ServeError(f"[keys.{name}] of {path} must have salt and hash, and may have {', '.join(may)}.")
     try:
         salt, digest = bytes.fromhex(entry["salt"]), bytes.fromhex(entry["hash"])
     except (TypeError, ValueError) as error:
         raise ServeError(f"[keys.{name}] of {path} has a salt or hash that is no hexadecimal text.") from error
-    return ApiKey(name=name, salt=salt, hash=digest, **{field: entry.get(field) for field in _LIMITS})
+    limits = {field: entry.get(field) for field in _LIMITS}
+    return ApiKey(name=name, salt=salt, hash=digest, may_reload=entry.get("may_reload", False), **limits)
 
 
 def _replace(path: Path, text: str) -> None:

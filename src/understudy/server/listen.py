@@ -3,6 +3,8 @@
 import asyncio
 import errno
 import ipaddress
+import logging
+import os
 import signal
 import socket
 import sys
@@ -15,6 +17,8 @@ from fastapi import FastAPI
 
 from understudy.errors import ServeError, UnderstudyError
 from understudy.server.options import ServerOptions
+from understudy.server.problem import Problem
+from understudy.server.reload import Reloads
 from understudy.server.served import Shelf
 from understudy.server.traffic import Traffic
 from understudy.server.wire import Wire
@@ -24,6 +28,7 @@ __all__ = ["open_socket", "run_server", "server_config"]
 _KEEP_ALIVE_S = 60
 _SHUTDOWN_S = 2
 _BACKLOG = 128
+_log = logging.getLogger(__name__)
 
 
 def run_server(app: FastAPI, host: str, port: int, *, ready: Callable[[str], None]) -> None:
@@ -120,6 +125,15 @@ def _reason(error: OSError, host: str, port: int) -> str:
     return f"Cannot listen on {host}, port {port}: {error.strerror}; choose others with --host and --port."
 
 
+def _has_terminal() -> bool:
+    """Whether this process belongs to a terminal that is there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
 class _Server(uvicorn.Server):
     """Opens the port before the models are loaded, and ends without cutting what is being said.
 
@@ -134,6 +148,9 @@ class _Server(uvicorn.Server):
         self._drain_s: float = app.state.options.drain_s
         self._ready = ready
         self._is_drained = False
+        self._had_terminal = _has_terminal()
+        self._reloads: Reloads = app.state.reloads
+        self._reloading: set[asyncio.Task[None]] = set()
         self.failure: UnderstudyError | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -144,7 +161,28 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, then load in a thread that does not hold the process's end up."""
         await super().startup(sockets)
+        self._hear_hangup()
         threading.Thread(target=self._load, name="understudy-load", daemon=True).start()
+
+    def _hear_hangup(self) -> None:
+        """SIGHUP has all models read anew; one that is ignored, as under nohup, stays so."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if hasattr(signal, "SIGHUP") and is_main and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    def _hang_up(self) -> None:
+        if self._had_terminal and not _has_terminal():  # it was closed: that means the end, as ever
+            self.handle_exit(signal.SIGTERM, None)
+            return
+        task = asyncio.create_task(self._reload())
+        self._reloading.add(task)
+        task.add_done_callback(self._reloading.discard)
+
+    async def _reload(self) -> None:
+        try:
+            await self._reloads.reload()
+        except Problem as problem:  # still loading
+            _log.warning("SIGHUP is not heeded: %s", problem)
 
     def _load(self) -> None:
         try:

@@ -5,6 +5,7 @@ import contextlib
 import copy
 import dataclasses
 import time
+import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ class _Turn:
     """The last line, for `why`, and when its events came."""
 
     said: SayToNpc
-    model: Model
+    model: weakref.ref[Model]  # one that was replaced shall not stay in memory for the sake of `why`
     sampling: SamplingParams
     history: list[Message]  # before it
     began_s: float
@@ -129,7 +130,7 @@ class Npc:
             turn, has_begun = self._new_turn(said, model), False
             turn.deadline_s = deadline_s
             arrived: asyncio.Queue[Event | None] = asyncio.Queue()
-            self._task = asyncio.create_task(self._take(turn, arrived))
+            self._task = asyncio.create_task(self._take(turn, model, arrived))
             while (event := await arrived.get()) is not None:
                 if not isinstance(event, Finished):
                     yield _told(event)
@@ -201,9 +202,9 @@ class Npc:
 
     def _new_turn(self, said: SayToNpc, model: Model) -> _Turn:
         sampling = _sampling(said, model.default_sampling)
-        return _Turn(said, model, sampling, list(self.session.history), time.monotonic())
+        return _Turn(said, weakref.ref(model), sampling, list(self.session.history), time.monotonic())
 
-    async def _take(self, turn: _Turn, arrived: "asyncio.Queue[Event | None]") -> None:
+    async def _take(self, turn: _Turn, model: Model, arrived: "asyncio.Queue[Event | None]") -> None:
         """Play a turn; None ends its events."""
 
         def hear(event: Event) -> None:
@@ -214,7 +215,7 @@ class Npc:
         begin = asyncio.to_thread(
             self.session.asay,
             turn.said.line,
-            model=turn.model,
+            model=model,
             sampling=turn.sampling,
             max_tokens=turn.said.max_tokens,
             limits=LoopLimits(timeout_s=min(turn.deadline_s or _CALL_TIMEOUT_S, _CALL_TIMEOUT_S)),
@@ -299,7 +300,9 @@ class Npc:
         }
 
     def _trace(self, turn: _Turn, model_name: str, seed: int | None) -> dict[str, Any]:
-        said, model, briefing, shown = turn.said, turn.model, turn.briefing, turn.shown
+        said, model, briefing, shown = turn.said, turn.model(), turn.briefing, turn.shown
+        if model is None:
+            raise Problem(409, "The model was reloaded since the last line; say another first.", code="npc_silent")
         assert briefing is not None
         assert shown is not None
         parts = prompt_parts(shown, model.count)

@@ -7,16 +7,19 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
+from understudy.engine import Generation
 from understudy.errors import CardError, UnderstudyError
 from understudy.npc.card import Card
 from understudy.npc.card_file import parse_card_file
 from understudy.npc.session import Session
 from understudy.npc.world import World
+from understudy.server.answered import note_answered
 from understudy.server.body import read_json
 from understudy.server.connection import STREAM_HEADERS, EventStream, client_gone, unless_gone
 from understudy.server.npc import Npc, load_npc
@@ -24,7 +27,7 @@ from understudy.server.npc_character import known_card, sample_world
 from understudy.server.npc_schema import CallResult, CreateNpc, LoadNpc, SayToNpc, parse_npc_request
 from understudy.server.page_files import portrait_path
 from understudy.server.problem import JsonResponse, Problem, problem_of
-from understudy.server.served import ServedModel
+from understudy.server.served import Shelf
 
 __all__ = ["NpcHouse", "add_npcs"]
 
@@ -125,13 +128,13 @@ class NpcHouse:
 
 
 def add_npcs(
-    app: FastAPI, served: ServedModel, *, house: NpcHouse | None = None, world: World | None = None
+    app: FastAPI, shelf: Shelf, *, house: NpcHouse | None = None, world: World | None = None
 ) -> dict[str, Any]:
     """Add the routes.
 
     Args:
         app: where to.
-        served: who plays the characters.
+        shelf: whose first model plays the characters.
         house: where they live; default: one with the usual bounds.
         world: whose characters and lore there are; default: the sample world.
 
@@ -141,7 +144,7 @@ def add_npcs(
     house, world = house or NpcHouse(), world or sample_world()
     _add_characters(app, world)
     _add_doors(app, house, world)
-    _add_talk(app, house, served)
+    _add_talk(app, house, shelf)
     kinds = (CreateNpc, LoadNpc, SayToNpc, CallResult)
     described: dict[str, Any] = {}
     for kind in kinds:
@@ -260,14 +263,16 @@ def _fault(error: UnderstudyError, param: str) -> Problem:
     return Problem(400, str(error), param=param, code="invalid_value")
 
 
-def _add_talk(app: FastAPI, house: NpcHouse, served: ServedModel) -> None:
+def _add_talk(app: FastAPI, house: NpcHouse, shelf: Shelf) -> None:
     @app.post("/v1/npcs/{npc_id}/say", openapi_extra=_body_of(SayToNpc), summary="Say a line")
     async def say(npc_id: str, request: Request) -> Response:
         said = parse_npc_request(SayToNpc, await read_json(request))
         npc = house.get(npc_id, _owner(request))
+        served = shelf.default
         served.admit()
+        note_answered(request, "chat", said, model=served.name, generations=_asked_since(npc))
         told = npc.say(said, served.model, deadline_s=served.options.max_request_s)
-        return await _answer(request, told, is_streamed=said.stream)
+        return await _answer(request, told, is_streamed=said.stream, lease=served.in_use())
 
     @app.post("/v1/npcs/{npc_id}/calls/{call_id}", openapi_extra=_body_of(CallResult), summary="Give a call's result")
     async def give_result(npc_id: str, call_id: str, request: Request) -> dict[str, Any]:
@@ -278,36 +283,45 @@ def _add_talk(app: FastAPI, house: NpcHouse, served: ServedModel) -> None:
 
     @app.get("/v1/npcs/{npc_id}/why", summary="Tell what the last answer was made from")
     async def why(npc_id: str, request: Request) -> Response:
-        return JsonResponse(await house.get(npc_id, _owner(request)).why(served.name))
+        return JsonResponse(await house.get(npc_id, _owner(request)).why(shelf.default.name))
 
     @app.post("/v1/npcs/{npc_id}/why", openapi_extra=_body_of(SayToNpc), summary="Tell it of a line not yet said")
     async def preview(npc_id: str, request: Request) -> Response:
         said = parse_npc_request(SayToNpc, await read_json(request))
         npc = house.get(npc_id, _owner(request))
+        served = shelf.default
         return JsonResponse(await asyncio.to_thread(npc.preview, said, served.model, served.name))
 
 
-async def _answer(request: Request, told: AsyncGenerator[dict[str, Any]], *, is_streamed: bool) -> Response:
-    watch = asyncio.create_task(client_gone(request.receive))
-    if not is_streamed:
+def _asked_since(npc: Npc) -> Callable[[], Sequence[Generation]]:
+    """What the model makes for the character's next line."""
+    before = npc.session.asked
+    return lambda: [one for _, one in npc.session.asked] if npc.session.asked is not before else []
+
+
+async def _answer(
+    request: Request, told: AsyncGenerator[dict[str, Any]], *, is_streamed: bool, lease: AbstractContextManager[None]
+) -> Response:
+    """Answer, and hold a lease until that is done; a stream goes on after this returned."""
+    with ExitStack() as held:
+        held.enter_context(lease)
+        watch = asyncio.create_task(client_gone(request.receive))
+        if not is_streamed:
+            try:
+                return JsonResponse(await unless_gone(_whole(told), watch))
+            finally:
+                watch.cancel()
+                await told.aclose()
+        events = _events(told)
         try:
-            return JsonResponse(await unless_gone(_whole(told), watch))
-        finally:
+            # Whatever fails before the first word is still an HTTP status.
+            first = await unless_gone(anext(events), watch)
+        except BaseException:
             watch.cancel()
             await told.aclose()
-    events = _events(told)
-    try:
-        # Whatever fails before the first word is still an HTTP status.
-        first = await unless_gone(anext(events), watch)
-    except BaseException:
-        watch.cancel()
-        await told.aclose()
-        raise
-    return EventStream(first, events, _nothing, watch, headers=STREAM_HEADERS)
-
-
-def _nothing() -> None:
-    """What ends the work behind a stream: closing the events does; by then the character may answer another line."""
+            raise
+        # Closing the events ends the work behind them; by then the character may answer another line.
+        return EventStream(first, events, held.pop_all().close, watch, headers=STREAM_HEADERS)
 
 
 async def _whole(told: AsyncGenerator[dict[str, Any]]) -> dict[str, Any]:

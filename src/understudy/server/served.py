@@ -1,13 +1,15 @@
 """Models and the names under which clients ask for them."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from understudy.engine import Engine, Generation
 from understudy.errors import ModelFileError, ServeError
+from understudy.model.checkpoint import load_model
 from understudy.model.embedded import embedded_model_path
+from understudy.model.lora import read_adapter, with_adapter
 from understudy.npc.model import Model
 from understudy.server.options import ServerOptions
 from understudy.server.problem import Problem
@@ -20,15 +22,25 @@ _MAX_NAME = 256
 
 
 class ServedModel:
-    """A model with a public name, loaded or about to be.
+    """A model with a public name, loaded or about to be. It is loaded once: `renewed` makes another of the same files.
 
     Attributes:
         name: what `/v1/models` lists.
         created: Unix time in s that `/v1/models` tells.
+        parent: name of the model that it adapts; None for one of its own.
         options: limits; the application sets them.
     """
 
-    def __init__(self, name: str, *, stem: str, created: int, load: Callable[[], Model]) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        stem: str,
+        created: int,
+        load: Callable[[], Model],
+        parent: str | None = None,
+        again: "Callable[[], ServedModel] | None" = None,
+    ) -> None:
         """Name a model; `load` makes it ready.
 
         Args:
@@ -36,15 +48,18 @@ class ServedModel:
             stem: the file's name, which is accepted, too.
             created: Unix time in s.
             load: called once, takes a while.
+            parent: name of the model that it adapts.
+            again: makes another of the same files; None where there are none.
 
         Raises:
             ServeError: the name is empty, too long, or holds control characters.
         """
         if not (0 < len(name.strip()) <= _MAX_NAME and name.isprintable()):
             raise ServeError(f"The model's name must be 1 to {_MAX_NAME} printable characters, got {name!r}.")
-        self.name, self.created = name, created
+        self.name, self.created, self.parent = name, created, parent
         self.options = ServerOptions()
-        self._stem, self._load = stem, load
+        self._stem, self._load, self._again = stem, load, again
+        self._num_users = 0
         self._model: Model | None = None
         self._on_done: Callable[[Generation], None] | None = None
 
@@ -57,28 +72,58 @@ class ServedModel:
         return served
 
     @classmethod
-    def at(cls, path: Path | None, *, name: str | None = None, **how: Any) -> Self:
+    def at(
+        cls,
+        path: Path | None,
+        *,
+        name: str | None = None,
+        adapter: Path | None = None,
+        parent: str | None = None,
+        **how: Any,
+    ) -> Self:
         """Serve a file or folder, or (None) the embedded model, once it is loaded.
 
         Args:
             path: the file or folder.
             name: what clients call it; default: the file's name.
+            adapter: LoRA matrices beside it; whether they fit is looked at now.
+            parent: name of the model at `path`, where there is an adapter.
             how: further arguments of `Model.load`.
 
         Raises:
-            ModelFileError: there is no such file.
+            ModelFileError: there is no such file, or the adapter is damaged or does not fit.
             ServeError: the name cannot be used.
         """
-        found = path or embedded_model_path()
+        found = adapter or path or embedded_model_path()
         try:
             created = int(found.stat().st_mtime)
         except OSError as error:
             raise ModelFileError(f"There is no model at {found}; name a GGUF file or a folder.") from error
+        if adapter is not None:
+            with_adapter(load_model(path or embedded_model_path()), read_adapter(adapter))
 
         def load() -> Model:
-            return Model.load(path, **how)
+            return Model.load(path, adapter=adapter, **how)
 
-        return cls(name or found.stem, stem=found.stem, created=created, load=load)
+        def again() -> ServedModel:
+            return cls.at(path, name=name, adapter=adapter, parent=parent, **how)
+
+        return cls(name or found.stem, stem=found.stem, created=created, load=load, parent=parent, again=again)
+
+    def renewed(self) -> "ServedModel":
+        """Another one of the same name and files as they are now, loaded; blocks, and this one serves on.
+
+        Raises:
+            ModelFileError: a file is gone, damaged or foreign.
+            EngineError: the backend cannot run the model.
+            ServeError: this one came from no file.
+        """
+        if self._again is None:
+            raise ServeError(f"The model {self.name!r} came from no file, so it cannot be reloaded.")
+        other = self._again()
+        other.options, other._on_done = self.options, self._on_done
+        other.load()
+        return other
 
     def load(self) -> None:
         """Make it ready; blocks.
@@ -140,6 +185,24 @@ class ServedModel:
         """Context length in tokens."""
         return self.model.files.config.max_position_embeddings
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep it open although another takes its place: held while requests are put to the engine.
+
+        It is entered and left in the event loop, in one step with the look at the shelf.
+        """
+        self._num_users += 1
+        try:
+            yield
+        finally:
+            self._num_users -= 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody uses it, and its engine has nothing to do."""
+        stats = self.engine.stats()
+        return not (self._num_users or stats.num_running or stats.num_waiting)
+
     def admit(self, *, num_others: int = 0) -> None:
         """Refuse one more request where too many wait already.
 
@@ -173,29 +236,36 @@ class ServedModel:
             "object": "model",
             "created": self.created,
             "owned_by": "understudy",
-            "root": self.name,
-            "parent": None,
+            "root": self.parent or self.name,
+            "parent": self.parent,
             "max_model_len": self.max_model_len,
         }
 
 
-@dataclasses.dataclass(frozen=True)
 class Shelf:
     """The models of a server.
 
     Attributes:
         models: at least one; the first answers where nobody says which.
-
-    Raises:
-        ServeError: two have one name.
+        retired: those whose place another took, and that still have something to do.
     """
 
-    models: Sequence[ServedModel]
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        """Hold models.
 
-    def __post_init__(self) -> None:
-        names = [model.name for model in self.models]
+        Raises:
+            ServeError: two have one name.
+        """
+        names = [model.name for model in models]
         if doubled := next((name for name in names if names.count(name) > 1), None):
             raise ServeError(f"Two models have the name {doubled!r}; name them apart: --model NAME=PATH.")
+        self.models = tuple(models)
+        self.retired: list[ServedModel] = []
+
+    def replace(self, old: ServedModel, new: ServedModel) -> None:
+        """Let another answer from now on; the old one is retired."""
+        self.models = tuple(new if model is old else model for model in self.models)
+        self.retired.append(old)
 
     @property
     def default(self) -> ServedModel:
@@ -239,7 +309,7 @@ class Shelf:
 
     def close(self) -> None:
         """End all that is being generated."""
-        for model in self.models:
+        for model in (*self.models, *self.retired):
             model.close()
 
 
