@@ -13,8 +13,8 @@ import pytest
 from understudy.npc.card import Card
 from understudy.npc.session import Session
 from understudy.server import ServerOptions, create_app
-from understudy.server.npc import Npc
-from understudy.server.npcs import NpcHouse
+from understudy.server.hosted import HostedNpc
+from understudy.server.npc_house import NpcHouse
 from understudy.server.problem import Problem
 
 if TYPE_CHECKING:
@@ -363,8 +363,8 @@ async def test_a_failure_is_told_in_the_stream(client: httpx.AsyncClient, stage:
     assert events[-1]["error"]["type"] == "server_error"
 
 
-def npc(name: str = "Ada") -> Npc:
-    return Npc(Session(Card(name=name)))
+def npc(name: str = "Ada") -> HostedNpc:
+    return HostedNpc(Session(Card(name=name)))
 
 
 def test_the_house_is_bounded() -> None:

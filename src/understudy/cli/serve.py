@@ -42,7 +42,7 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="TOML file with these options and rarer ones.")] = None,
 ) -> None:
     """Serve models over HTTP as OpenAI's API; clients' key: UNDERSTUDY_API_KEY, or --keys."""
-    from understudy.server import KeyRing, ServerOptions, create_app, run_server, set_up_log
+    from understudy.server import KeyRing, NpcStores, ServerOptions, create_app, run_server, set_up_log
 
     options = ServerOptions.read(config) if config else ServerOptions()
     given = {
@@ -61,11 +61,13 @@ def serve(
     models = _models(options, name)
     tracing = _tracing(os.environ)
     given_key = os.environ.get("UNDERSTUDY_API_KEY") or None
-    app = create_app(*models, api_key=given_key, keys=ring, options=options, tracing=tracing)
-    names = ", ".join(served.name for served in models)
-    asked = "key asked" if len(app.state.keys) else "no key"
-    with set_up_log(options.log), contextlib.closing(tracing) if tracing else contextlib.nullcontext():
-        run_server(app, options.host, options.port, ready=lambda url: typer.echo(f"{names} at {url}/v1 ({asked})"))
+    key = os.environ.get("UNDERSTUDY_EMBEDDER_KEY")
+    with NpcStores.open(options, embedder_key=key) as stores:
+        app = create_app(*models, api_key=given_key, keys=ring, options=options, stores=stores, tracing=tracing)
+        names = ", ".join(served.name for served in models)
+        asked = "key asked" if len(app.state.keys) else "no key"
+        with set_up_log(options.log), contextlib.closing(tracing) if tracing else contextlib.nullcontext():
+            run_server(app, options.host, options.port, ready=lambda url: typer.echo(f"{names} at {url}/v1 ({asked})"))
 
 
 def _named(models: list[str] | None) -> dict[str, Path] | None:

@@ -16,6 +16,7 @@ from understudy.server.document import body_of, finish_document, schemas_of
 from understudy.server.embeddings import EmbeddingRequest, add_embeddings
 from understudy.server.keys import ApiKey, KeyRing
 from understudy.server.metrics import Metrics, add_metrics
+from understudy.server.npc_stores import NpcStores
 from understudy.server.npcs import add_npcs
 from understudy.server.options import ServerOptions
 from understudy.server.page_files import add_page
@@ -38,6 +39,7 @@ def create_app(
     api_key: str | None = None,
     keys: KeyRing | None = None,
     options: ServerOptions | None = None,
+    stores: NpcStores | None = None,
     tracing: Tracing | None = None,
 ) -> FastAPI:
     """Make the ASGI application.
@@ -47,6 +49,7 @@ def create_app(
         api_key: a key without limits, named "default", beside those of `keys`.
         keys: what clients must send, one of them, as a bearer token; None and no `api_key`: nothing.
         options: limits and origins; what stands there of models, address and files is the caller's business.
+        stores: lore, memory and saved sessions for `/v1/npcs`; the caller closes them.
         tracing: told of each request; the caller closes it.
 
     Raises:
@@ -77,9 +80,7 @@ def create_app(
             allow_headers=("*",),
             expose_headers=_EXPOSED,
         )
-    app.add_exception_handler(Problem, _answer_problem)
-    app.add_exception_handler(UnderstudyError, _answer_understudy_error)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
+    _add_refusals(app)
     _add_answers(app, shelf)
     _add_models(app, shelf)
     add_reload(app, app.state.reloads)
@@ -88,11 +89,17 @@ def create_app(
     add_about(app, shelf, traffic)
     add_metrics(app, metrics)
     add_page(app)
-    npc_schemas = add_npcs(app, shelf)
+    npc_schemas = add_npcs(app, shelf, stores=stores)
     bodies = (ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest, DetokenizeRequest, ReloadRequest)
     schemas = schemas_of(bodies)
     finish_document(app, {**schemas, **npc_schemas}, streams=_STREAMS, open_paths=PROBES)
     return app
+
+
+def _add_refusals(app: FastAPI) -> None:
+    app.add_exception_handler(Problem, _answer_problem)
+    app.add_exception_handler(UnderstudyError, _answer_understudy_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
 
 
 def _add_answers(app: FastAPI, shelf: Shelf) -> None:

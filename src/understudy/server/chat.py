@@ -16,7 +16,7 @@ from understudy.server.form import answer_form
 from understudy.server.logprobs import WordLogprobs
 from understudy.server.npc_character import in_character
 from understudy.server.problem import JsonResponse
-from understudy.server.sampling import nth_sampling, read_sampling
+from understudy.server.sampling import guard_sampling, nth_sampling, read_sampling
 from understudy.server.schema import ChatRequest, parse_chat_request
 from understudy.server.served import ServedModel, Shelf
 
@@ -74,6 +74,7 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
     max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if body.character is not None:
         conversation = in_character(conversation, body.character, served.model, max_tokens=max_tokens)
+    sampling = guard_sampling(sampling, body, served.model, conversation)
     form = answer_form(body, served.model)
     start = functools.partial(
         served.model.generate,

@@ -21,7 +21,7 @@ from understudy.server.connection import STREAM_HEADERS, EventStream, client_gon
 from understudy.server.logprobs import WordLogprobs
 from understudy.server.problem import JsonResponse, Problem, problem_of
 from understudy.server.reading import FormReader
-from understudy.server.sampling import nth_sampling, read_sampling
+from understudy.server.sampling import guard_sampling, nth_sampling, read_sampling
 from understudy.server.schema import SampledRequest, Whole, field_problem, unsupported
 from understudy.server.served import ServedModel, Shelf
 
@@ -164,6 +164,7 @@ async def answer_completion(request: Request, shelf: Shelf) -> Response:
 def _start(body: CompletionRequest, served: ServedModel) -> "_Texts":
     model, n = served.model, body.n or 1
     sampling = read_sampling(body, model.default_sampling)
+    sampling = guard_sampling(sampling, body, model)
     prompts = [prompt_ids(prompt, served, param="prompt") for prompt in body.prompt]
     requests = [
         GenerationRequest(

@@ -6,11 +6,12 @@ import functools
 from understudy.npc.card import Card
 from understudy.npc.model import Model
 from understudy.npc.session import Session
+from understudy.npc.shown import prompt_room
 from understudy.npc.world import World, default_world
 from understudy.prompt import Conversation
 from understudy.server.problem import Problem
 
-__all__ = ["in_character", "known_card", "prompt_room", "sample_world"]
+__all__ = ["in_character", "known_card", "sample_world"]
 
 _ANSWER_TOKENS = 120  # kept free where the client does not say how long an answer may be
 
@@ -38,12 +39,6 @@ def known_card(name: str, world: World) -> Card:
         param="character",
         code="unknown_character",
     )
-
-
-def prompt_room(model: Model, max_tokens: int) -> int:
-    """The longest prompt that `Session.say` makes, in tokens."""
-    limit = model.files.config.max_position_embeddings
-    return max(limit - max_tokens, limit // 2)
 
 
 def in_character(conversation: Conversation, name: str, model: Model, *, max_tokens: int | None) -> Conversation:

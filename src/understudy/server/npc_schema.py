@@ -1,20 +1,35 @@
 """What requests about characters may hold."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from understudy.server.problem import Problem
 from understudy.server.schema import Record, Text, Tool, Whole, field_problem
 
-__all__ = ["CallResult", "CreateNpc", "LoadNpc", "SayToNpc", "parse_npc_request"]
+__all__ = [
+    "CallResult",
+    "CreateNpc",
+    "EditFact",
+    "LoadNpc",
+    "NoteFact",
+    "SaveNpc",
+    "SayToNpc",
+    "Speech",
+    "parse_npc_request",
+]
 
 MAX_LINE_CHARS = 32_000
 _MAX_RESULT_CHARS = 32_000
 _MAX_TOOLS = 32
+_MAX_BOOKS = 8
+_MAX_LINES = 16
 _Body = TypeVar("_Body", bound="_NpcRecord")
 _Tools = Annotated[list[Tool], Field(max_length=_MAX_TOOLS)]
+_Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$")]
+_Named = Annotated[str, Field(min_length=1, max_length=200)]
+_Fact = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class _NpcRecord(Record):
@@ -28,7 +43,66 @@ class _NpcRecord(Record):
         return self
 
 
-class CreateNpc(_NpcRecord):
+class Speech(_NpcRecord):
+    """How a character answers; ranges of the sampling fields are the engine's to check.
+
+    Attributes:
+        max_tokens: longest answer.
+        temperature: as of chat completions, like the other fields of sampling.
+        dry_multiplier: strength of the guard against repetition; 0 switches it off.
+        dry_base: how fast it grows with a repetition's length.
+        dry_allowed_length: repetitions of so many tokens are free.
+        dry_sequence_breakers: texts that end a repetition.
+        deadline_s: a line ends after so many seconds with what it has.
+        fallback: what the character says, one of these in turn, where the deadline left it without a word.
+        max_rounds: so many times it may call functions before it must speak.
+        max_calls: so many calls at once.
+    """
+
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Whole | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: Whole | None = None
+    dry_sequence_breakers: (
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=40)]], Field(max_length=_MAX_LINES)] | None
+    ) = None
+    deadline_s: Annotated[float, Field(gt=0, le=3600)] | None = None
+    fallback: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(min_length=1, max_length=_MAX_LINES)
+        ]
+        | None
+    ) = None
+    max_rounds: Annotated[Whole, Field(ge=1, le=16)] | None = None
+    max_calls: Annotated[Whole, Field(ge=1, le=16)] | None = None
+
+
+class _Surroundings(_NpcRecord):
+    """What a character has beside its card; none of it is in a saved session.
+
+    Attributes:
+        lorebooks: the game's, as documents; the card's own comes before them.
+        lore: name of a lore database of the server's.
+        memory: it keeps what it learns of the player beyond this conversation, in the server's memory.
+        tools: functions of the game, as OpenAI's schemas; the client runs them.
+        options: how it answers, where a line says nothing else.
+    """
+
+    lorebooks: Annotated[list[dict[str, Any]], Field(max_length=_MAX_BOOKS)] | None = None
+    lore: _Named | None = None
+    memory: bool = False
+    tools: _Tools | None = None
+    options: Speech | None = None
+
+
+class CreateNpc(_Surroundings):
     """The body of `POST /v1/npcs`: who shall speak, and with whom.
 
     Attributes:
@@ -37,17 +111,15 @@ class CreateNpc(_NpcRecord):
         card_file: or a card's file in base64: PNG, APNG, .charx or JSON.
         player: what the character calls the player.
         world: whose lore it knows; default: its own world's, and none for a card from outside.
-        tools: functions of the game, as OpenAI's schemas; the client runs them.
+        seed: of its chance; default: a random one.
     """
 
-    character: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    character: _Named | None = None
     card: dict[str, Any] | None = None
     card_file: Annotated[str, Field(min_length=1)] | None = None
-    player: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$")] = (
-        "traveller"
-    )
+    player: _Name = "traveller"
     world: Annotated[str, Field(max_length=200)] | None = None
-    tools: _Tools | None = None
+    seed: Whole | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -56,24 +128,84 @@ class CreateNpc(_NpcRecord):
         return self
 
 
-class SayToNpc(_NpcRecord):
-    """The body of `POST /v1/npcs/{id}/say` and `.../why`; ranges of the sampling fields are the engine's to check."""
+class SayToNpc(Speech):
+    """The body of `POST /v1/npcs/{id}/say` and `.../why`.
+
+    Attributes:
+        line: what the player says.
+        stream: answer with events.
+        remember: false leaves no trace: neither the line nor the answer is known afterwards.
+        seed: of this answer; default: the next of the session's.
+    """
 
     line: Annotated[str, Field(min_length=1, max_length=MAX_LINE_CHARS)]
     stream: bool = False
-    max_tokens: Annotated[Whole, Field(ge=1)] = 120
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: Whole | None = None
-    min_p: float | None = None
+    remember: bool = True
     seed: Whole | None = None
 
 
-class LoadNpc(_NpcRecord):
-    """The body of `POST /v1/npcs/load`: what `.../save` gave, and the functions, which are not in it."""
+class SaveNpc(_NpcRecord):
+    """The body of `POST /v1/npcs/{id}/save`; without one, the session's document is the answer.
 
-    session: dict[str, Any]
-    tools: _Tools | None = None
+    Attributes:
+        to: "document": JSON; "file": a session's file; "server": the same, kept in the server's folder.
+        with_kv: also what the model read of it, so that it need not read it again.
+        id: of a saved session to replace.
+    """
+
+    to: Literal["document", "file", "server"] = "document"
+    with_kv: bool = False
+    id: Annotated[str, Field(max_length=80)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.with_kv and self.to == "document":
+            raise ValueError('has "with_kv", but a document has no room for that; say "to": "file" or "server"')
+        if self.id is not None and self.to != "server":
+            raise ValueError('has "id", which only "to": "server" knows')
+        return self
+
+
+class LoadNpc(_Surroundings):
+    """The body of `POST /v1/npcs/load`: a saved session, and what is not in it.
+
+    Attributes:
+        session: the document that `.../save` gave.
+        file: or a session's file in base64.
+        id: or the id of one that the server keeps.
+    """
+
+    session: dict[str, Any] | None = None
+    file: Annotated[str, Field(min_length=1)] | None = None
+    id: Annotated[str, Field(max_length=80)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if [self.session, self.file, self.id].count(None) != 2:
+            raise ValueError('must have one of "session", "file" and "id"')
+        return self
+
+
+class NoteFact(_NpcRecord):
+    """The body of `POST /v1/memory`: what the game itself knows of a player.
+
+    Attributes:
+        player: whom it is about.
+        character: who shall remember it: its card's id, else its name.
+        text: a sentence of the game's; never a player's words.
+        kind: "note", "name", "home", "trade", "promise", "debt", "deed" and others.
+    """
+
+    player: _Name
+    character: _Named
+    text: _Fact
+    kind: Annotated[str, Field(max_length=40)] = "note"
+
+
+class EditFact(_NpcRecord):
+    """The body of `POST /v1/memory/{id}`: the game's words, in the place of a fact's."""
+
+    text: _Fact
 
 
 def _bounded_result(text: str | None) -> str | None:

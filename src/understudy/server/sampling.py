@@ -1,13 +1,20 @@
 """How a request wants its tokens drawn."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 from understudy.engine import SamplingParams
+from understudy.engine.repetition import sequence_breakers
 from understudy.errors import RequestError
+from understudy.npc.model import Model
+from understudy.npc.shown import guarded
+from understudy.prompt import Conversation
 from understudy.server.schema import SampledRequest
+from understudy.tokenizer import Tokenizer
 
-__all__ = ["nth_sampling", "read_sampling"]
+__all__ = ["dry_breakers", "guard_sampling", "nth_sampling", "read_sampling"]
 
 _MAX_ID_DIGITS = 10
 _SAMPLING = (
@@ -18,6 +25,9 @@ _SAMPLING = (
     "repetition_penalty",
     "frequency_penalty",
     "presence_penalty",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
     "seed",
 )
 
@@ -41,3 +51,34 @@ def read_sampling(body: SampledRequest, default: SamplingParams) -> SamplingPara
         raise RequestError('logit_bias must have token ids as its keys, e.g. {"42": -100}.', param="logit_bias")
     given["logit_bias"] = {int(token_id): value for token_id, value in bias.items()}
     return dataclasses.replace(default, **given)
+
+
+def guard_sampling(
+    sampling: SamplingParams, body: SampledRequest, model: Model, conversation: Conversation | None = None
+) -> SamplingParams:
+    """Tell the guard against repetition, if there is one, what may be repeated.
+
+    Args:
+        sampling: of `read_sampling`.
+        body: the request.
+        model: whose tokens they are.
+        conversation: its persona, tools and lore may be repeated word by word.
+    """
+    if not sampling.dry_multiplier:
+        return sampling
+    sampling = dataclasses.replace(sampling, dry_breakers=dry_breakers(model, body.dry_sequence_breakers))
+    has_persona = conversation is not None and conversation.messages[0].role == "system"
+    return (guarded(sampling, conversation, model.count) or sampling) if conversation and has_persona else sampling
+
+
+def dry_breakers(model: Model, texts: Sequence[str] | None) -> frozenset[int]:
+    """Ids of the tokens that end a repetition; without texts, the usual ones."""
+    if texts is None:
+        return model.character_sampling.dry_breakers
+    return _breakers(model.files.tokenizer, tuple(texts))
+
+
+@functools.lru_cache(maxsize=16)
+def _breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> frozenset[int]:
+    """They are looked for in the whole vocabulary."""
+    return sequence_breakers(tokenizer, texts)

@@ -237,6 +237,12 @@ class SampledRequest(Record):
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: Whole | None = None
+    dry_sequence_breakers: (
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=40)]], Field(max_length=_MAX_STOPS)] | None
+    ) = None
     logit_bias: Annotated[
         dict[str, float] | None, BeforeValidator(_biases, json_schema_input_type=dict[str, float] | None)
     ] = None

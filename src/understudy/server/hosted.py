@@ -1,34 +1,44 @@
-"""A character's session behind the API: a line in, events out. Only this module and `npc_why` know `npc.session`."""
+"""A character behind the API: a line in, events out, on the same `Npc` that a game in Python holds."""
 
 import asyncio
 import contextlib
 import copy
 import dataclasses
+import functools
+import json
 import time
 import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from understudy.engine import Generation, SamplingParams
+from understudy.engine import Generation, KvPages, SamplingParams
 from understudy.npc.briefing import Briefing
 from understudy.npc.model import Model
+from understudy.npc.npc import Npc, NpcOptions
 from understudy.npc.session import Session
-from understudy.npc.world import World
+from understudy.npc.shown import prompt_room
+from understudy.npc.state import StateSize
 from understudy.prompt import Conversation, Message, ToolCall
-from understudy.server.npc_character import prompt_room
-from understudy.server.npc_schema import SayToNpc
+from understudy.server.npc_schema import SayToNpc, Speech
 from understudy.server.npc_why import chat_messages, chat_request, lore_trace, prompt_parts
 from understudy.server.problem import Problem, out_of_time
+from understudy.server.sampling import dry_breakers
 from understudy.server.schema import Tool
+from understudy.server.session_folder import SessionFolder
 from understudy.tools.functions import FunctionTool
 from understudy.tools.loop import Called, Event, Finished, LoopLimits, Returned, Spoken
 
-__all__ = ["Npc", "load_npc"]
+__all__ = ["HostedNpc"]
 
 _PATIENCE_S = 2.0  # a line that was just stopped needs a moment to end
 _MAX_CHARS = 256 << 10  # of what was said; its file fits the body that loads it
 _CALL_TIMEOUT_S = 60.0
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
+_MAX_TOKENS = 120
+_SAMPLING = (
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty"),
+    *("dry_multiplier", "dry_base", "dry_allowed_length"),
+)
 
 
 @dataclasses.dataclass
@@ -37,10 +47,9 @@ class _Turn:
 
     said: SayToNpc
     model: weakref.ref[Model]  # one that was replaced shall not stay in memory for the sake of `why`
-    sampling: SamplingParams
+    options: NpcOptions
     history: list[Message]  # before it
     began_s: float
-    deadline_s: float | None = None
     shown: Conversation | None = None
     generation: Generation | None = None
     briefing: Briefing | None = None
@@ -48,12 +57,15 @@ class _Turn:
     spoke_s: float | None = None  # the first words of the last answer
     last_s: float | None = None
     end: Finished | None = None
+    fallback: str | None = None
 
     def note(self, event: Event) -> None:
         now = time.monotonic()
         if self.first_s is None:
             self.first_s = now
-        if isinstance(event, Spoken):
+        if isinstance(event, Spoken) and self.end is not None:
+            self.fallback = event.text
+        elif isinstance(event, Spoken):
             self.spoke_s = self.spoke_s or now
             self.last_s = now
         elif isinstance(event, Returned):
@@ -62,22 +74,24 @@ class _Turn:
             self.end = event
 
 
-class Npc:
+class HostedNpc:
     """One character in one conversation; used in one event loop.
 
     Attributes:
         session: who speaks, and what was said.
+        options: how it answers, where a line says nothing else.
         created: Unix time, in s.
     """
 
-    def __init__(self, session: Session, *, tools: Sequence[Tool] = ()) -> None:
+    def __init__(self, session: Session, *, tools: Sequence[Tool] = (), options: Speech | None = None) -> None:
         """Offer the client's functions to a character.
 
         Args:
             session: the character.
             tools: schemas of functions that the client runs.
+            options: how it answers.
         """
-        self.session = session
+        self.session, self.options = session, options or Speech()
         self.created = int(time.time())
         self._turn: _Turn | None = None
         self._lock = asyncio.Lock()
@@ -95,19 +109,25 @@ class Npc:
             "character": {"id": session.card.id or None, "name": session.card.name, "role": session.card.role or None},
             "player": session.player,
             "world": session.world.id if session.world else None,
-            "greeting": session.card.greeting(session.player),
+            "memory": {"player": session.player, "character": session.who} if session.memory is not None else None,
+            "greeting": session.card.greeting(session.player, seed=session.seed),
             "tools": [tool.name for tool in session.offered_tools],
+            "options": self.options.model_dump(exclude_none=True),
             "history": chat_messages(session.history),
         }
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its card and its lorebooks."""
+        documents = [self.session.card.to_json(), *(dict(book.raw) for book in self.session.books)]
+        return sum(len(json.dumps(document)) for document in documents)
 
     @property
     def num_chars(self) -> int:
         """Length of what was said."""
         return sum(len(m.content) + sum(len(c.arguments) for c in m.tool_calls) for m in self.session.history)
 
-    async def say(
-        self, said: SayToNpc, model: Model, *, deadline_s: float | None = None
-    ) -> AsyncGenerator[dict[str, Any]]:
+    async def say(self, said: SayToNpc, model: Model, *, max_s: float) -> AsyncGenerator[dict[str, Any]]:
         """Say a line; its events as they come: words, call, result, and at last end.
 
         Closing it stops the model. What was said so far is remembered.
@@ -116,38 +136,35 @@ class Npc:
             said: the line, and how to answer it. Where the answer is not streamed, calls are shown and not run:
                 nobody could send their results.
             model: who plays the character.
-            deadline_s: after so many seconds it ends with what it has, and no call's result is waited for; None for
-                never.
+            max_s: the line ends after so many seconds, whatever it asks for.
 
         Raises:
-            Problem: another line is being answered, the conversation is full, or the deadline came before a word.
+            Problem: another line is being answered, the conversation is full, or `max_s` came before a word.
             UnderstudyError: the line is too long, a value is out of range, or the engine failed.
         """
-        await self._acquire()
-        try:
+        async with self._alone():
             if self.num_chars > _MAX_CHARS:
                 raise Problem(409, "The conversation is full; save it, or create the character anew.", code="npc_full")
-            turn, has_begun = self._new_turn(said, model), False
-            turn.deadline_s = deadline_s
+            turn = await asyncio.to_thread(self._new_turn, said, model, max_s)
             arrived: asyncio.Queue[Event | None] = asyncio.Queue()
+            has_begun = False
             self._task = asyncio.create_task(self._take(turn, model, arrived))
-            while (event := await arrived.get()) is not None:
-                if not isinstance(event, Finished):
-                    yield _told(event)
-                    has_begun = True
-            await asyncio.wait((self._task,))
-            if self._task.cancelled():
-                raise Problem(409, "The character was deleted while it spoke.", code="npc_deleted")
-            self._task.result()
-            if not has_begun and self.session.asked[-1][1].finish_reason == "deadline":
-                raise out_of_time()
-            yield self._end(turn)
-        finally:
-            if self._task is not None:
+            try:
+                while (event := await arrived.get()) is not None:
+                    if not isinstance(event, Finished):
+                        has_begun = True
+                        yield _told(event)
+                await asyncio.wait((self._task,))
+                if self._task.cancelled():
+                    raise Problem(409, "The character was deleted while it spoke.", code="npc_deleted")
+                self._task.result()
+                if not has_begun and self.session.asked[-1][1].finish_reason == "deadline":
+                    raise out_of_time()
+                yield self._end(turn)
+            finally:
                 self._task.cancel()
                 await asyncio.wait((self._task,))
                 self._task = None
-            self._lock.release()
 
     def stop(self) -> None:
         """End the line that is being answered, if any."""
@@ -166,11 +183,11 @@ class Npc:
         """What the model was shown for the last line that ended, and why; a line that was just stopped is waited for.
 
         Raises:
-            Problem: nothing was said yet.
+            Problem: nothing was said yet, or the model was replaced since.
         """
         with contextlib.suppress(Problem):  # still speaking: then of the line before
-            await self._acquire()
-            self._lock.release()
+            async with self._alone():
+                pass
         turn = self._turn
         if turn is None or turn.generation is None:
             raise Problem(409, "Nothing was said yet; say a line first.", code="npc_silent")
@@ -185,24 +202,99 @@ class Npc:
         Raises:
             UnderstudyError: the line is too long, or a value is out of range.
         """
-        turn = self._new_turn(said, model)
+        turn = self._new_turn(said, model, None)
         session = copy.copy(self.session)  # what the line would do to it is forgotten
         turn.shown = session.conversation(
             said.line,
-            max_prompt_tokens=prompt_room(model, said.max_tokens),
+            max_prompt_tokens=prompt_room(model, turn.options.max_tokens),
             count=model.count,
             tools=[tool.schema for tool in session.offered_tools],
         )
         turn.briefing = session.briefing
         return self._trace(turn, model_name, said.seed)
 
-    def save(self) -> dict[str, Any]:
-        """The session document, which `load_npc` reads."""
-        return self.session.to_json()
+    async def warm(self, model: Model) -> None:
+        """See `Npc.warm`.
 
-    def _new_turn(self, said: SayToNpc, model: Model) -> _Turn:
-        sampling = _sampling(said, model.default_sampling)
-        return _Turn(said, weakref.ref(model), sampling, list(self.session.history), time.monotonic())
+        Raises:
+            Problem: a line is being answered.
+        """
+        async with self._alone():
+            await self._seated(model).awarm()
+
+    async def saved_size(self, model: Model, *, with_kv: bool) -> StateSize:
+        """See `Npc.saved_size`.
+
+        Raises:
+            Problem: a line is being answered.
+        """
+        async with self._alone():
+            return await asyncio.to_thread(self._seated(model).saved_size, with_kv=with_kv)
+
+    async def save(self, path: Path, model: Model, *, with_kv: bool) -> int:
+        """See `Npc.save`.
+
+        Raises:
+            Problem: a line is being answered.
+            SaveError: the file cannot be written.
+        """
+        async with self._alone():
+            return await asyncio.to_thread(self._seated(model).save, path, with_kv=with_kv)
+
+    async def keep(
+        self, folder: SessionFolder, owner: str, model: Model, *, with_kv: bool, session_id: str | None
+    ) -> dict[str, Any]:
+        """Save into a folder; what it tells of that.
+
+        Args:
+            folder: where to.
+            owner: whose it is.
+            model: who plays the character.
+            with_kv: also what the model read of it.
+            session_id: of a save to replace.
+
+        Raises:
+            Problem: a line is being answered, there is no such save, or no room.
+            SaveError: the file cannot be written.
+        """
+        npc = self._seated(model)
+        card = self.session.card
+        about = {
+            "character": {"id": card.id or None, "name": card.name},
+            "player": self.session.player,
+            "world": self.session.world.id if self.session.world else None,
+            "lines": sum(message.role == "user" for message in self.session.history),
+            "with_kv": with_kv,
+        }
+
+        def work() -> dict[str, Any]:
+            size = npc.saved_size(with_kv=with_kv).total_bytes
+            save = functools.partial(npc.save, with_kv=with_kv)
+            return folder.keep(owner, about, save, num_bytes=size, session_id=session_id)
+
+        async with self._alone():
+            return await asyncio.to_thread(work)
+
+    async def restore(self, model: Model, kv: KvPages) -> None:
+        """Put back what the model had read of the conversation; see `state.restore_kv`.
+
+        Args:
+            model: who plays the character.
+            kv: of a file that this server wrote: others could say anything, and all characters share the cache.
+        """
+        num_cached = await asyncio.to_thread(model.engine.import_prefix, kv)
+        if num_cached < kv.start:
+            await model.engine.warm(kv.token_ids[: kv.start], priority=0).atext()
+            await asyncio.to_thread(model.engine.import_prefix, kv)
+
+    def _seated(self, model: Model) -> Npc:
+        """At this model, for one thing: it may be replaced before the next."""
+        return Npc(model, self.session, NpcOptions(max_tokens=self.options.max_tokens or _MAX_TOKENS))
+
+    def _new_turn(self, said: SayToNpc, model: Model, max_s: float | None) -> _Turn:
+        options = _options(self.options, said, model, max_s)
+        options = dataclasses.replace(options, refuse=self._note_call)
+        return _Turn(said, weakref.ref(model), options, list(self.session.history), time.monotonic())
 
     async def _take(self, turn: _Turn, model: Model, arrived: "asyncio.Queue[Event | None]") -> None:
         """Play a turn; None ends its events."""
@@ -211,42 +303,39 @@ class Npc:
             turn.note(event)
             arrived.put_nowait(event)
 
-        # Rendering and encoding a long prompt takes a while; health probes must not wait for it.
-        begin = asyncio.to_thread(
-            self.session.asay,
-            turn.said.line,
-            model=model,
-            sampling=turn.sampling,
-            max_tokens=turn.said.max_tokens,
-            limits=LoopLimits(timeout_s=min(turn.deadline_s or _CALL_TIMEOUT_S, _CALL_TIMEOUT_S)),
-            deadline_s=turn.deadline_s,
-            refuse=self._note_call,
-            is_dry_run=not turn.said.stream,
-            on_event=hear,
+        asked_before = self.session.asked
+        pieces = Npc(model, self.session, turn.options).asay(
+            turn.said.line, remember=turn.said.remember, is_dry_run=not turn.said.stream, on_event=hear
         )
-        begun = asyncio.ensure_future(begin)
         try:
-            pieces = await asyncio.shield(begun)
             async with contextlib.aclosing(pieces):
                 async for _ in pieces:
                     pass
         finally:
-            await asyncio.wait((begun,))  # a thread cannot be stopped: what it began is, when it is there
-            if not begun.exception() and self.session.asked:
-                for _, generation in self.session.asked:
-                    generation.cancel()
-                turn.shown, turn.generation = self.session.asked[-1]
+            asked = self.session.asked
+            if asked and asked is not asked_before:
+                turn.shown, turn.generation = asked[-1]
                 turn.briefing = self.session.briefing
                 self._turn = turn
             arrived.put_nowait(None)
 
-    async def _acquire(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncGenerator[None]:
+        """While nothing else is done with the character.
+
+        Raises:
+            Problem: 409, it is still speaking.
+        """
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 await self._lock.acquire()
         except TimeoutError as error:
             message = "The character is still speaking; wait for the end, or stop it by closing that request."
             raise Problem(409, message, code="npc_busy", headers={"retry-after": "1"}) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _remote(self, schema: Tool) -> FunctionTool:
         """A function that the client runs: it waits for `answer_call`."""
@@ -281,9 +370,10 @@ class Npc:
         now = time.monotonic()
         return {
             "type": "end",
-            "text": turn.end.text,
+            "text": turn.end.text if turn.fallback is None else turn.fallback,
             "reason": turn.end.reason,
             "finish_reason": "length" if last.finish_reason == "deadline" else last.finish_reason,
+            "is_fallback": turn.fallback is not None,
             "calls": [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in turn.end.calls],
             "seed": last.seed,
             "usage": {
@@ -305,44 +395,61 @@ class Npc:
             raise Problem(409, "The model was reloaded since the last line; say another first.", code="npc_silent")
         assert briefing is not None
         assert shown is not None
+        assert turn.options.sampling is not None
         parts = prompt_parts(shown, model.count)
         passages = next(part.pop("passages") for part in parts if part["part"] == "lore")
+        max_tokens = turn.options.max_tokens
         return {
             "object": "npc.why",
             "line": said.line,
             "budget": {
                 "context_tokens": model.files.config.max_position_embeddings,
-                "limit_tokens": prompt_room(model, said.max_tokens),
+                "limit_tokens": prompt_room(model, max_tokens),
                 "prompt_tokens": sum(part["tokens"] for part in parts),
-                "answer_tokens": said.max_tokens,
+                "answer_tokens": max_tokens,
             },
             "parts": parts,
             "lore": lore_trace(self.session, briefing, said.line, turn.history, passages),
+            "notes": list(briefing.notes),
             "dropped_exchanges": briefing.num_forgotten,
             "request": chat_request(
-                shown, model=model_name, sampling=turn.sampling, max_tokens=said.max_tokens, seed=seed
+                shown,
+                model=model_name,
+                sampling=turn.options.sampling,
+                max_tokens=max_tokens,
+                seed=seed,
+                breakers=said.dry_sequence_breakers or self.options.dry_sequence_breakers,
             ),
         }
 
 
-def load_npc(document: Mapping[str, Any], *, worlds: Mapping[str, World], tools: Sequence[Tool] = ()) -> Npc:
-    """Go on with a saved session.
-
-    Args:
-        document: what `Npc.save` gave.
-        worlds: those whose lore is here, by id.
-        tools: the client's functions.
+def _options(usual: Speech, said: SayToNpc, model: Model, max_s: float | None) -> NpcOptions:
+    """A line's own values, the character's where it has none, and the model's where neither has.
 
     Raises:
-        SaveError: it is damaged, foreign, or of a world that is not here.
+        RequestError: a value is out of range.
     """
-    world = worlds.get(str(document.get("world")))
-    return Npc(Session.from_json(document, source="The session", world=world), tools=tools)
 
+    def value(name: str) -> Any:
+        own = getattr(said, name)
+        return getattr(usual, name) if own is None else own
 
-def _sampling(said: SayToNpc, default: SamplingParams) -> SamplingParams:
-    given = {name: value for name in _SAMPLING if (value := getattr(said, name)) is not None}
-    return dataclasses.replace(default, **given)
+    given = {name: found for name in _SAMPLING if (found := value(name)) is not None}
+    if (texts := value("dry_sequence_breakers")) is not None:
+        given["dry_breakers"] = dry_breakers(model, texts)
+    sampling: SamplingParams = dataclasses.replace(model.character_sampling, seed=said.seed, **given)
+    own_s, fallback = value("deadline_s"), value("fallback")
+    is_own = own_s is not None and (max_s is None or own_s <= max_s)
+    deadline_s = own_s if is_own else max_s
+    rounds = {name: found for name in ("max_rounds", "max_calls") if (found := value(name)) is not None}
+    return NpcOptions(
+        sampling=sampling,
+        max_tokens=value("max_tokens") or _MAX_TOKENS,
+        limits=LoopLimits(timeout_s=min(deadline_s or _CALL_TIMEOUT_S, _CALL_TIMEOUT_S), **rounds),
+        deadline_s=deadline_s,
+        # Where the server itself has no time, the client is told so.
+        fallback=(tuple(fallback) if fallback else NpcOptions().fallback) if is_own else None,
+    )
 
 
 def _told(event: Spoken | Called | Returned) -> dict[str, Any]:
