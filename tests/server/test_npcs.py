@@ -33,6 +33,9 @@ RENT_ROOM = {
     },
 }
 
+# Against the guard, nobody says the same for long.
+ENDLESSLY = {"line": "Hi", "stream": True, "max_tokens": 3000, "dry_multiplier": 0}
+
 
 def told(text: str) -> list[dict[str, Any]]:
     """The events of a stream; each is named twice."""
@@ -321,7 +324,7 @@ def test_leaving_stops_the_model(stage: "Stage", url: str) -> None:
     stage.endless, stage.script = True, "and so on "
     with httpx.Client(base_url=url, timeout=30) as client:
         where = f"/v1/npcs/{client.post('/v1/npcs', json={'character': 'minnow'}).json()['id']}"
-        with client.stream("POST", f"{where}/say", json={"line": "Hi", "stream": True, "max_tokens": 3000}) as response:
+        with client.stream("POST", f"{where}/say", json=ENDLESSLY) as response:
             lines = response.iter_lines()
             next(lines)
             busy = client.post(f"{where}/say", json={"line": "And?"})
@@ -341,7 +344,7 @@ def test_deleting_stops_the_model(stage: "Stage", url: str) -> None:
     stage.endless, stage.script = True, "and so on "
     with httpx.Client(base_url=url, timeout=30) as client:
         where = f"/v1/npcs/{client.post('/v1/npcs', json={'character': 'minnow'}).json()['id']}"
-        with client.stream("POST", f"{where}/say", json={"line": "Hi", "stream": True, "max_tokens": 3000}) as response:
+        with client.stream("POST", f"{where}/say", json=ENDLESSLY) as response:
             lines = response.iter_lines()
             next(lines)
             assert client.delete(where).status_code == 200
@@ -445,7 +448,7 @@ async def test_a_line_ends_when_its_time_is_over(stage: "Stage", stream: bool) -
     app = create_app(stage.served, options=ServerOptions(max_request_s=1.5))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=60) as client:
         where = await make(client)
-        line = {"line": "Hi", "stream": stream, "max_tokens": 3000}
+        line = {**ENDLESSLY, "stream": stream}
         said = await client.post(f"{where}/say", json=line)
         end = told(said.text)[-1] if stream else said.json()
         assert (end["finish_reason"], end["text"].startswith("and so on")) == ("length", True)
