@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy import __version__
+from understudy.cli.average import average
 from understudy.cli.bench import bench
 from understudy.cli.card import card
 from understudy.cli.chat import chat
@@ -58,6 +59,7 @@ app.command()(distill)
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(prune)
+app.command()(average)
 app.command()(quantize)
 
 
