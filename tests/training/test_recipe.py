@@ -23,7 +23,7 @@ def test_the_shipped_recipe_is_valid() -> None:
         (('kind = "text"', 'kind = "txt"'), "kind must be"),
         (("prose = 0.1", "prosa = 0.1"), "no source has that name"),
         (("seed = 7", "seed = "), "not a readable TOML"),
-        (("length = 256", "length = 8"), "length >= 32"),
+        (("length = 640", "length = 8"), "length >= 32"),
         (("muon_lr = 0.01", 'kind = "sgd"'), "kind must be muon or adamw"),
         (("muon_lr = 0.01", 'schedule = "steps"'), "schedule must be linear or cosine"),
         (("seed = 7", 'seed = 7\ndtype = "int8"'), "dtype must be"),
