@@ -1,22 +1,20 @@
-// One token out of the logits. Weights are made 512 at a time and summed; kept are only those at and above an edge.
+// One token out of the logits: nothing is sorted but the few that lie at an edge.
 #include "understudy/draw.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <vector>
 
 namespace understudy {
 namespace {
 
 constexpr int64_t kBlock = 512;     // weights that are summed together
-constexpr size_t kSorted = 512;     // so many are sorted as they are
+constexpr int64_t kSorted = 512;    // so many are sorted as they are
 constexpr double kNear = 6.9;       // nats below the highest; what is further is seldom in a nucleus
 constexpr double kBinsANat = 64;
 constexpr size_t kNumBins = 4096;   // the last holds all the rest
-constexpr double kNone = std::numeric_limits<double>::infinity();
 
 template <class T> struct Candidate {
     T logit;
@@ -39,38 +37,6 @@ double sum_of(const double* x, int64_t size) {
         for (size_t j = 0; j < 8; ++j) sums[j] += x[i + static_cast<int64_t>(j)];
     for (; i < size; ++i) sums[0] += x[i];
     return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
-}
-
-// The sums of all weights, block by block and running; and the candidates from `least` up, in order.
-template <class T>
-void sweep_weights(const Kernels& kernels, const T* logits, int64_t size, const DrawRule& rule, double least, std::vector<double>& sums,
-                   std::vector<Candidate<T>>& found) {
-    double weights[kBlock];
-    size_t num_found = 0;
-    sums.clear();
-    for (int64_t at = 0; at < size; at += kBlock) {
-        int64_t count = std::min(kBlock, size - at);
-        make_weights(kernels, logits + at, count, rule, weights);
-        sums.push_back((sums.empty() ? 0.0 : sums.back()) + sum_of(weights, count));
-        if (least == kNone) continue;
-        if (found.size() < num_found + kBlock) found.resize(2 * (num_found + kBlock));
-        for (int64_t i = 0; i < count; ++i) {  // written always, counted where it is one: no branch to guess
-            found[num_found] = {logits[at + i], static_cast<int32_t>(at + i), weights[i]};
-            num_found += static_cast<double>(logits[at + i]) >= least;
-        }
-    }
-    found.resize(num_found);
-}
-
-// Leaves of candidates, in order, those where `is_kept`.
-template <class T, class Is> void keep(std::vector<Candidate<T>>& found, Is is_kept) {
-    size_t kept = 0;
-    for (const Candidate<T>& c : found) {
-        bool stays = is_kept(c);
-        found[kept] = c;
-        kept += stays;
-    }
-    found.resize(kept);
 }
 
 // Calls `found(i)` for the places from `begin` on where `is_found(i)`, which are few.
@@ -102,52 +68,90 @@ template <class T> T top_k_floor(const T* logits, int64_t size, int64_t count) {
     return floor;
 }
 
-// Of many candidates those of the bin (by distance from the highest) in which the sum reaches what is needed; the sum above.
-template <class T>
-double narrow(const std::vector<Candidate<T>>& found, const DrawRule& rule, double needed, std::vector<Candidate<T>>& edge) {
-    thread_local std::vector<double> sums;
-    thread_local std::vector<uint16_t> bins;
-    sums.assign(kNumBins, 0.0);
-    bins.resize(found.size());
-    double scale = kBinsANat / rule.temperature;
-    uint16_t last = 0, at = 0;
-    for (size_t i = 0; i < found.size(); ++i)
-        bins[i] = static_cast<uint16_t>(std::min((rule.highest - static_cast<double>(found[i].logit)) * scale, static_cast<double>(kNumBins - 1)));
-    for (size_t i = 0; i < found.size(); ++i) {
-        sums[bins[i]] += found[i].weight;
-        last = std::max(last, bins[i]);
-    }
-    double above = 0;
-    while (at < last && above + sums[at] < needed) above += sums[at++];  // rounding may leave less than is needed
-    edge.clear();
-    for (size_t i = 0; i < found.size(); ++i)
-        if (bins[i] == at) edge.push_back(found[i]);
-    return above;
-}
-
-// Leaves of candidates the fewest most likely that sum to `needed`, one at least; of equals the first.
-template <class T> void keep_nucleus(std::vector<Candidate<T>>& found, const DrawRule& rule, double needed) {
-    thread_local std::vector<Candidate<T>> edge;
-    double sum = 0;
-    if (found.size() > kSorted) sum = narrow(found, rule, needed, edge);
-    else edge = found;
-    std::sort(edge.begin(), edge.end(), [](const Candidate<T>& a, const Candidate<T>& b) { return a.logit > b.logit; });
+// How many candidates, likeliest first, sum to `needed` on top of `sum`; one at least.
+template <class T> size_t sort_nucleus(std::vector<Candidate<T>>& edge, double sum, double needed) {
+    std::sort(edge.begin(), edge.end(), [](const Candidate<T>& a, const Candidate<T>& b) {
+        return a.logit > b.logit || (a.logit == b.logit && a.place < b.place);
+    });
     size_t kept = 0;
     while (kept < edge.size() && (kept == 0 || sum < needed)) sum += edge[kept++].weight;
-    T lowest = edge[kept - 1].logit;
-    int64_t left = std::count_if(edge.begin(), edge.begin() + static_cast<std::ptrdiff_t>(kept),
-                                 [&](const Candidate<T>& c) { return c.logit == lowest; });
-    keep(found, [&](const Candidate<T>& c) {
-        left -= c.logit == lowest;
-        return c.logit > lowest || (c.logit == lowest && left >= 0);
-    });
+    return kept;
 }
 
-template <class T> int64_t pick(const std::vector<Candidate<T>>& found, double uniform) {
+// The candidates of the nucleus, likeliest first, where they are few; else none.
+template <class T>
+std::vector<Candidate<T>>& near_nucleus(const T* logits, const std::vector<double>& weights, const DrawRule& rule, double needed) {
+    thread_local std::vector<Candidate<T>> found;
+    auto size = static_cast<int64_t>(weights.size());
+    double least = rule.highest - kNear * rule.temperature, sum = 0;
+    int64_t count = 0;
+    for (int64_t i = 0; i < size; ++i) count += static_cast<double>(logits[i]) >= least;
+    found.clear();
+    if (count > kSorted) return found;
+    for_few(0, size, [&](int64_t i) { return static_cast<double>(logits[i]) >= least; }, [&](int64_t i) {
+        found.push_back({logits[i], static_cast<int32_t>(i), weights[static_cast<size_t>(i)]});
+        sum += found.back().weight;
+    });
+    found.resize(sum < needed ? 0 : sort_nucleus(found, 0.0, needed));
+    return found;
+}
+
+// Leaves of many weights the nucleus, by bins of the distance from the highest: only the one at its edge is sorted.
+template <class T> void cut_nucleus(const T* logits, std::vector<double>& weights, const DrawRule& rule, double needed) {
+    thread_local std::vector<double> sums;
+    thread_local std::vector<uint16_t> bins;
+    thread_local std::vector<Candidate<T>> edge;
+    auto size = static_cast<int64_t>(weights.size());
+    sums.assign(kNumBins, 0.0);
+    bins.resize(weights.size());
+    double scale = kBinsANat / rule.temperature, above = 0;
+    uint16_t last = 0, at = 0;
+    for (size_t i = 0; i < weights.size(); ++i)
+        bins[i] = static_cast<uint16_t>(static_cast<int32_t>(
+            std::min((rule.highest - static_cast<double>(logits[i])) * scale, static_cast<double>(kNumBins - 1))));
+    for (size_t i = 0; i < weights.size(); ++i) {
+        sums[bins[i]] += weights[i];
+        last = std::max(last, bins[i]);
+    }
+    while (at < last && above + sums[at] < needed) above += sums[at++];  // rounding may leave less than is needed
+    edge.clear();
+    for_few(0, size, [&](int64_t i) { return bins[static_cast<size_t>(i)] == at; }, [&](int64_t i) {
+        edge.push_back({logits[i], static_cast<int32_t>(i), weights[static_cast<size_t>(i)]});
+    });
+    const Candidate<T> lowest = edge[sort_nucleus(edge, above, needed) - 1];
+    for (int64_t i = 0; i < size; ++i) weights[static_cast<size_t>(i)] = logits[i] >= lowest.logit ? weights[static_cast<size_t>(i)] : 0.0;
+    for_few(lowest.place + 1, size, [&](int64_t i) { return logits[i] == lowest.logit; }, [&](int64_t i) { weights[static_cast<size_t>(i)] = 0.0; });
+}
+
+// The place at which the running sum, 512 at a time, passes this share of the whole.
+int64_t pick(const std::vector<double>& weights, double uniform) {
+    thread_local std::vector<double> sums;
+    auto size = static_cast<int64_t>(weights.size());
+    sums.clear();
+    for (int64_t at = 0; at < size; at += kBlock)
+        sums.push_back((sums.empty() ? 0.0 : sums.back()) + sum_of(weights.data() + at, std::min(kBlock, size - at)));
+    double target = uniform * sums.back();
+    auto block = std::upper_bound(sums.begin(), sums.end() - 1, target) - sums.begin();
+    double sum = block ? sums[static_cast<size_t>(block - 1)] : 0.0;
+    int64_t begin = block * kBlock, last = -1;  // that can be drawn
+    for (int64_t i = begin; i < std::min(size, begin + kBlock) && (last < 0 || sum <= target); ++i) {
+        if (weights[static_cast<size_t>(i)] == 0.0) continue;
+        last = i;
+        sum += weights[static_cast<size_t>(i)];
+    }
+    for (int64_t i = std::min(size, begin + kBlock) - 1; last < 0 && i >= 0; --i)  // past the end by rounding
+        if (weights[static_cast<size_t>(i)] != 0.0) last = i;
+    return last;
+}
+
+// The same of few candidates, from `least` up.
+template <class T> int64_t pick_of(std::vector<Candidate<T>>& found, double least, double uniform) {
+    std::erase_if(found, [&](const Candidate<T>& c) { return static_cast<double>(c.logit) < least; });
+    std::sort(found.begin(), found.end(), [](const Candidate<T>& a, const Candidate<T>& b) { return a.place < b.place; });
     double total = 0, sum = 0;
-    for (const auto& c : found) total += c.weight;
-    int32_t last = found.front().place;
-    for (const auto& c : found) {
+    for (const Candidate<T>& c : found) total += c.weight;
+    int64_t last = 0;
+    for (const Candidate<T>& c : found) {
         if (c.weight == 0.0) continue;
         last = c.place;
         sum += c.weight;
@@ -159,8 +163,6 @@ template <class T> int64_t pick(const std::vector<Candidate<T>>& found, double u
 }  // namespace
 
 template <class T> int64_t draw(const Kernels& kernels, const T* logits, int64_t size, const DrawRule& rule) {
-    thread_local std::vector<double> sums;
-    thread_local std::vector<Candidate<T>> found;
     if (rule.top_k > 0 && rule.top_k < size) {
         T floor = top_k_floor(logits, size, rule.top_k);
         std::vector<T> values;
@@ -173,29 +175,21 @@ template <class T> int64_t draw(const Kernels& kernels, const T* logits, int64_t
         rest.top_k = 0;
         return places[static_cast<size_t>(draw(kernels, values.data(), static_cast<int64_t>(values.size()), rest))];
     }
-    double least = rule.min_p > 0 ? rule.highest + rule.temperature * std::log(rule.min_p) : -kNone;
+    thread_local std::vector<double> weights;
+    weights.resize(static_cast<size_t>(size));
+    make_weights(kernels, logits, size, rule, weights.data());
+    double least = rule.highest + rule.temperature * std::log(rule.min_p);  // -inf for all
     if (rule.top_p < 1) {
-        sweep_weights(kernels, logits, size, rule, rule.highest - kNear * rule.temperature, sums, found);
-        double needed = rule.top_p * sums.back(), sum = 0;
-        for (const auto& c : found) sum += c.weight;
-        if (sum < needed) sweep_weights(kernels, logits, size, rule, -kNone, sums, found);
-        keep_nucleus(found, rule, needed);
-        keep(found, [&](const Candidate<T>& c) { return static_cast<double>(c.logit) >= least; });
-        return pick(found, rule.uniform);
+        double needed = rule.top_p * sum_of(weights.data(), size);
+        std::vector<Candidate<T>>& found = near_nucleus(logits, weights, rule, needed);
+        if (!found.empty()) return pick_of(found, least, rule.uniform);
+        cut_nucleus(logits, weights, rule, needed);
     }
-    sweep_weights(kernels, logits, size, rule, rule.min_p > 0 ? least : kNone, sums, found);
-    if (rule.min_p > 0) return pick(found, rule.uniform);
-    double target = rule.uniform * sums.back();
-    auto block = std::upper_bound(sums.begin(), sums.end() - 1, target) - sums.begin();
-    double weights[kBlock], sum = block ? sums[static_cast<size_t>(block - 1)] : 0.0;
-    int64_t at = block * kBlock, count = std::min(kBlock, size - at), last = 0;
-    make_weights(kernels, logits + at, count, rule, weights);
-    for (int64_t i = 0; i < count && sum <= target; ++i) {
-        if (weights[i] == 0.0) continue;
-        last = i;
-        sum += weights[i];
+    if (rule.min_p > 0) {
+        for (int64_t i = 0; i < size; ++i)
+            weights[static_cast<size_t>(i)] = static_cast<double>(logits[i]) >= least ? weights[static_cast<size_t>(i)] : 0.0;
     }
-    return at + last;
+    return pick(weights, rule.uniform);
 }
 
 template int64_t draw<float>(const Kernels&, const float*, int64_t, const DrawRule&);

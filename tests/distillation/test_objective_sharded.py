@@ -128,4 +128,4 @@ def test_two_processes_are_as_one(
         assert got["bits_per_byte"] == pytest.approx(bits[name], rel=1e-5)
     back = trainer(runs[0], stories, teacher)
     assert back.resume() and back.step == 4
-    assert back.evaluate()["bits_per_byte"] == pytest.approx(bits["muon"], abs=1e-5)
+    assert back.evaluate()["bits_per_byte"] == pytest.approx(bits["muon"], rel=1e-5)

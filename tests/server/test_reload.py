@@ -236,10 +236,13 @@ async def test_characters_go_over(client: httpx.AsyncClient, app: FastAPI, path:
     line = {"line": "Hi", "max_tokens": 6, "stream": False, "temperature": 0}
     assert (await client.post(f"{where}/say", json=line)).status_code == 200
     backend = weakref.ref(app.state.shelf.default.model.backend)
+    gate = Gate(app.state.shelf.default)
     running = asyncio.create_task(client.post(f"{where}/say", json=line))
-    await until(lambda: not app.state.shelf.default.is_idle)
+    await until(lambda: gate.num_waiting > 0)
     put(path, 2)
     assert (await reload(client)).status_code == 200
+    gate.open.set()
+    del gate
     assert (await running).status_code == 200  # its line ended where it began
     await until(lambda: not app.state.shelf.retired)
 
