@@ -242,7 +242,6 @@ async def test_characters_go_over(client: httpx.AsyncClient, app: FastAPI, path:
     put(path, 2)
     assert (await reload(client)).status_code == 200
     gate.open.set()
-    del gate
     assert (await running).status_code == 200  # its line ended where it began
     await until(lambda: not app.state.shelf.retired)
 
