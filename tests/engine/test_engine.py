@@ -179,7 +179,11 @@ def test_cancel_in_the_middle_of_prefill(lab: "Lab", wait_until: "WaitUntil") ->
 
 
 def test_leaving_the_loop_cancels(lab: "Lab") -> None:
-    generation = lab.scripted(lambda ids: lab.byte(65)).submit(lab.request())
+    def slowly(_ids: list[int]) -> int:
+        time.sleep(0.01)  # else the answer is at its end before the reader is out of the loop
+        return lab.byte(65)
+
+    generation = lab.scripted(slowly).submit(lab.request())
     for _ in generation:
         break
     gc.collect()
@@ -374,16 +378,18 @@ def test_what_is_computed_is_shared_by_all(lab: "Lab") -> None:
     assert {g.usage.cached_tokens for g in generations} == {len(request.prompt_ids) - 1}
 
 
-def test_a_full_cache_drops_the_past_first_then_the_newest_request(lab: "Lab") -> None:
+def test_a_full_cache_drops_the_past_first_then_the_newest_request(lab: "Lab", wait_until: "WaitUntil") -> None:
     engine = lab.scripted(lambda ids: lab.byte(0x41 + len(ids) % 26))
     backend = lab.backends[-1]
     assert tokens(engine, lab.request("The past.", max_tokens=4))
     backend.gate.clear()
+    held = engine.submit(lab.request("Hold.", max_tokens=1))
+    wait_until(lambda: engine.stats().num_running == 1)  # the next two are then read in one step
     first = engine.submit(lab.request("An old request.", max_tokens=4))
     second = engine.submit(lab.request("A new request.", max_tokens=4))
     backend.num_free = 25
     backend.gate.set()
-    assert first.text()
+    assert held.text() and first.text()
     with pytest.raises(EngineError, match="memory"):
         second.text()
     backend.num_free = None
