@@ -18,6 +18,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -163,6 +164,8 @@ def serving(command: list[str]) -> Iterator[str]:
                     break
             else:
                 raise SystemExit(f"{' '.join(command)} did not start")
+            # A log that nobody reads would fill the pipe, and hold the server up.
+            threading.Thread(target=process.stdout.read, daemon=True).start()
             ready, deadline = f"{found[0]}/v1/health/ready", time.monotonic() + LIMIT_S
             # llama-cpp-python's server has no such route, and loads before it listens.
             while httpx.get(ready).status_code == 503:
