@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -156,6 +158,31 @@ def until() -> Until:
             await asyncio.sleep(0.005)
 
     return wait
+
+
+PeakBelow = Callable[[int], AbstractContextManager[None]]
+
+
+@contextmanager
+def _peak_below(mebibytes: int) -> Iterator[None]:
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        yield
+        return
+    reset.write_text("5")
+    before = _peak_kib()
+    yield
+    assert _peak_kib() - before < mebibytes << 10
+
+
+def _peak_kib() -> int:
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
+
+
+@pytest.fixture
+def peak_below() -> PeakBelow:
+    """This process, the server in it, takes no more MiB meanwhile; looked at where Linux tells it."""
+    return _peak_below
 
 
 @pytest.fixture

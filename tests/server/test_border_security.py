@@ -12,8 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -24,6 +23,9 @@ from understudy.server import KeyRing, ServedModel, ServerOptions, create_app
 from understudy.server.border import PROBES
 from understudy.server.keys import ApiKey
 from understudy.server.log_lines import set_up_log
+
+if TYPE_CHECKING:
+    from conftest import PeakBelow
 
 Listening = Callable[..., AbstractContextManager[str]]
 
@@ -385,7 +387,7 @@ COSTLY: dict[str, tuple[bytes, int, str]] = {
 
 
 @pytest.mark.parametrize("name", COSTLY)
-def test_costly_bodies_are_refused_cheaply(client: httpx.Client, name: str) -> None:
+def test_costly_bodies_are_refused_cheaply(client: httpx.Client, name: str, peak_below: "PeakBelow") -> None:
     body, status, message = COSTLY[name]
     headers = {"content-type": "application/json", "content-encoding": "gzip" if "packed" in name else "identity"}
     began_s = time.process_time()
@@ -443,7 +445,7 @@ CARDS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_cards_that_burst_are_refused(client: httpx.Client, name: str) -> None:
+def test_cards_that_burst_are_refused(client: httpx.Client, name: str, peak_below: "PeakBelow") -> None:
     make, message = CARDS[name]
     body = {"card_file": base64.b64encode(make()).decode()}
     began_s = time.process_time()
@@ -454,23 +456,6 @@ def test_cards_that_burst_are_refused(client: httpx.Client, name: str) -> None:
     assert message in error["message"]
     assert "/tmp" not in error["message"]
     assert time.process_time() - began_s < 8
-
-
-@contextlib.contextmanager
-def peak_below(mebibytes: int) -> Iterator[None]:
-    """This process, the server in it, takes no more memory meanwhile; looked at where Linux tells it."""
-    reset = Path("/proc/self/clear_refs")
-    if not reset.exists():
-        yield
-        return
-    reset.write_text("5")
-    before = peak_kib()
-    yield
-    assert peak_kib() - before < mebibytes << 10
-
-
-def peak_kib() -> int:
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
 
 
 def test_there_are_enough_cases() -> None:

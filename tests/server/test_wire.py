@@ -5,13 +5,16 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import pytest
 
 from understudy.server import ServedModel, create_app
 from understudy.server.wire import Wire
+
+if TYPE_CHECKING:
+    from conftest import PeakBelow
 
 Listening = Callable[..., AbstractContextManager[str]]
 
@@ -159,7 +162,7 @@ def test_clear_requests_are_answered_one_after_another(url: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["header", "path", "method"])
-def test_heads_without_end_are_not_kept(url: str, place: str) -> None:
+def test_heads_without_end_are_not_kept(url: str, place: str, peak_below: "PeakBelow") -> None:
     heads = {"header": b"GET / HTTP/1.1\r\nA: ", "path": b"GET /", "method": b"G"}
     with peak_below(24), connected(url) as connection:
         assert send_on(connection, heads[place], GIB10) < 32 * MIB
@@ -191,7 +194,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_bodies_without_end_are_not_kept(url: str, name: str) -> None:
+def test_bodies_without_end_are_not_kept(url: str, name: str, peak_below: "PeakBelow") -> None:
     line, header = ENDLESS[name]
     head = line + b" HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n\r\n"
     piece = b"10000\r\n" + b"x" * (1 << 16) + b"\r\n" if b"chunked" in header else b"x" * (1 << 16)
@@ -199,7 +202,7 @@ def test_bodies_without_end_are_not_kept(url: str, name: str) -> None:
         assert send_on(connection, head, GIB10, piece) < 32 * MIB
 
 
-def test_a_body_without_end_is_read_to_a_bound(url: str) -> None:
+def test_a_body_without_end_is_read_to_a_bound(url: str, peak_below: "PeakBelow") -> None:
     """A client that sends all before it listens shall hear why it was refused, but not for ever."""
     with peak_below(24), connected(url) as connection:
         piece = b"10000\r\n" + b"x" * (1 << 16) + b"\r\n"
@@ -211,23 +214,6 @@ def test_an_announced_body_is_refused_before_it_comes(url: str) -> None:
         answer = talk(url, post(b"Content-Length: %d" % size, more))
         assert statuses(answer) == [413]
         assert b'"code":"request_too_large"' in answer
-
-
-@contextmanager
-def peak_below(mebibytes: int) -> Iterator[None]:
-    """This process, the server in it, takes no more memory meanwhile; looked at where Linux tells it."""
-    reset = Path("/proc/self/clear_refs")
-    if not reset.exists():
-        yield
-        return
-    reset.write_text("5")
-    before = peak_kib()
-    yield
-    assert peak_kib() - before < mebibytes << 10
-
-
-def peak_kib() -> int:
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
 
 
 # What comes at once, and the byte that comes again and again after it.
