@@ -69,3 +69,18 @@ def test_adapters_are_not_for_train(run: "Run", folder: Path) -> None:
     (folder / "recipe.toml").write_text(f"{RECIPE}model = {{ {shape} }}\n", encoding="utf-8")
     result = run("train", folder / "recipe.toml", "--data", folder, "--output", folder / "run")
     assert result.code == 2 and "run understudy finetune" in result.err
+
+
+def test_a_model_learns_from_pairs_of_answers(run: "Run", folder: Path) -> None:
+    pair = {**RECORD, "turns": RECORD["turns"][:1], "chosen": "Tam.", "rejected": "I am the river."}
+    (folder / "mine.jsonl").write_text("\n".join([json.dumps(pair)] * 4), encoding="utf-8")
+    recipe = RECIPE.replace('kind = "file"', 'kind = "preference"').replace("lora = { rank = 2 }", "preference = {}")
+    (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
+    result = finetune(run, folder)
+    assert result.code == 0, result.err
+    assert load_model(folder / "run" / "tuned.gguf").config == tiny_config()
+    losses = [row.split(",") for row in (folder / "run" / "evaluations.csv").read_text().splitlines()]
+    assert "held_out_mine" in {row[2] for row in losses}
+    (folder / "recipe.toml").write_text(RECIPE + "preference = {}\n", encoding="utf-8")
+    result = finetune(run, folder)
+    assert result.code == 2 and "belong together" in result.err

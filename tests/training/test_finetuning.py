@@ -156,7 +156,7 @@ def test_adapters_need_a_model(folder: Path, tmp_path: Path) -> None:
         (("'q_proj', ", "'qkv_proj', "), "no module 'qkv_proj'"),
         (("'q_proj', ", "'v_proj', "), "each once"),
         (("rank = 2", "ranks = 2"), "ranks"),
-        (('kind = "file"', 'kind = "dialogue"'), "only sources of kind file state a licence"),
+        (('kind = "file"', 'kind = "dialogue"'), "only sources of kind file or preference state a licence"),
     ],
 )
 def test_a_wrong_recipe_is_refused(folder: Path, tmp_path: Path, change: tuple[str, str], message: str) -> None:

@@ -7,6 +7,7 @@ from understudy.testing import random_tensors, tiny_config
 from understudy.training.corpus import Corpus
 from understudy.training.held_out import HeldOutDialogues
 from understudy.training.model import NemotronLM, from_hf_tensors
+from understudy.training.objective import CrossEntropy
 from understudy.training.recipe import SourceRecipe
 
 
@@ -27,7 +28,7 @@ def test_the_loss_is_that_of_the_held_out_lines_alone() -> None:
     some = corpus(0.3)
     assert len(some.held_out) == 3 and sorted([*some.held_out, *some.members]) == list(range(10))
     autocast = torch.autocast("cpu", enabled=False)
-    figures = HeldOutDialogues([some, corpus(0.0)], length=128, pad=0).losses(model, autocast=autocast)
+    figures = HeldOutDialogues([some, corpus(0.0)], length=128, pad=0).losses(model, CrossEntropy(), autocast=autocast)
     dialogues, total, count = some.dialogues, 0.0, 0
     assert dialogues is not None
     with torch.no_grad():

@@ -19,6 +19,7 @@ from understudy.cli.key import key
 from understudy.cli.lore import lore
 from understudy.cli.make import make
 from understudy.cli.memory import memory
+from understudy.cli.pairs import pairs
 from understudy.cli.plan import plan
 from understudy.cli.prune import prune
 from understudy.cli.pull import models, pull
@@ -56,6 +57,7 @@ app.add_typer(card, name="card")
 app.command()(data)
 app.command()(train)
 app.command()(distill)
+app.command()(pairs)
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(prune)

@@ -20,7 +20,7 @@ def finetune(
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default: the recipe's.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
-    """Fine-tune a model on dialogues, whole or by adapters (LoRA); run it again to go on after a stop."""
+    """Fine-tune on dialogues or pairs of answers (DPO), whole or by adapters (LoRA); again, to go on after a stop."""
     try:
         import torch
 
@@ -45,13 +45,19 @@ def _finetune(recipe: Path, model: Path | None, data: Path, output: Path | None,
     from understudy.model.embedded import embedded_model_path
     from understudy.training.curve import draw_curve
     from understudy.training.finetuning import export_finetuned, finetuning_recipe
+    from understudy.training.folder import read_lm
+    from understudy.training.preference import DirectPreference
+    from understudy.training.sharding import join_ranks
     from understudy.training.trainer import Trainer
 
     files = load_model(model or embedded_model_path())
     plan = finetuning_recipe(recipe, files)
     run = output or Path(plan.output)
     run.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(plan, data=data, output=run, tokenizer=files.tokenizer, report=console.log)
+    objective = None
+    if plan.preference:
+        objective = DirectPreference(read_lm(files.path, device=join_ranks().device)[0], plan.preference)
+    trainer = Trainer(plan, data=data, output=run, tokenizer=files.tokenizer, report=console.log, objective=objective)
     trainer.start_from(files)
     resumed = trainer.resume()
     learning = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)

@@ -11,7 +11,15 @@ from understudy.data.files import read_bytes, read_json_lines
 from understudy.errors import DataError, PromptError
 from understudy.prompt import render
 
-__all__ = ["hash_dialogue_files", "read_dialogue_file"]
+__all__ = [
+    "RecordFault",
+    "check_dialogue",
+    "hash_dialogue_files",
+    "numbered_records",
+    "place_of",
+    "read_dialogue_file",
+    "tools_beside",
+]
 
 _FIELDS = frozenset({"id", "system", "context", "tools", "turns"})
 _NOTES = frozenset({"answers", "character", "kind", "meta", "tags"})
@@ -30,16 +38,15 @@ def read_dialogue_file(name: str, folder: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: the file is missing or outside the folder, or a record is wrong; it names file, line and fault.
     """
-    path = _inside(name, folder)
-    tools = _tools_beside(path)
+    path, records = numbered_records(name, folder)
+    tools = tools_beside(path)
     empty = True
-    for number, record in _numbered(path):
+    for number, record in records:
         empty = False
         try:
-            yield _checked(record, tools)
-        except _Fault as fault:
-            where = f"{path}, line {number}" + (f" (id {record['id']!r})" if isinstance(record.get("id"), str) else "")
-            raise DataError(f"{where}: {fault}.") from fault
+            yield check_dialogue(record, tools)
+        except RecordFault as fault:
+            raise DataError(f"{place_of(path, number, record)}: {fault}.") from fault
     if empty:
         raise DataError(f"{path} holds no dialogue; expected one JSON object a line.")
 
@@ -59,7 +66,7 @@ def hash_dialogue_files(names: Sequence[str], folder: Path) -> str:
     return digest.hexdigest()
 
 
-class _Fault(ValueError):
+class RecordFault(ValueError):
     """What is wrong with a record."""
 
 
@@ -69,13 +76,28 @@ def _inside(name: str, folder: Path) -> Path:
     return folder / name
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Records with the number of their line."""
+def numbered_records(name: str, folder: Path) -> tuple[Path, Iterator[tuple[int, dict[str, Any]]]]:
+    """A file in the folder of the corpora, and its records with the number of their line.
+
+    Raises:
+        DataError: the file is missing or outside the folder, or a line is not JSON.
+    """
+    path = _inside(name, folder)
     lines = [n for n, line in enumerate(read_bytes(path).split(b"\n"), 1) if line.strip()]
-    yield from zip(lines, read_json_lines(path), strict=True)
+    return path, zip(lines, read_json_lines(path), strict=True)
 
 
-def _tools_beside(path: Path) -> dict[str, Any]:
+def place_of(path: Path, number: int, record: Mapping[str, Any]) -> str:
+    """Where a record stands, for errors."""
+    return f"{path}, line {number}" + (f" (id {record['id']!r})" if isinstance(record.get("id"), str) else "")
+
+
+def tools_beside(path: Path) -> dict[str, Any]:
+    """The functions of the `tools.json` beside a file, by name; none where there is no such file.
+
+    Raises:
+        DataError: it is no list of functions.
+    """
     beside = path.with_name("tools.json")
     if not beside.is_file():
         return {}
@@ -85,81 +107,92 @@ def _tools_beside(path: Path) -> dict[str, Any]:
         raise DataError(f'{beside}: expected a list of {{"type": "function", "function": {{"name": ...}}}}.') from error
 
 
-def _checked(record: Mapping[str, Any], tools: Mapping[str, Any]) -> dict[str, Any]:
+def check_dialogue(record: Mapping[str, Any], tools: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with all that it lacked and the functions that it names.
+
+    Args:
+        record: as it was read.
+        tools: from `tools_beside`.
+
+    Raises:
+        RecordFault: what is wrong with it.
+    """
     if "checks" in record:
-        raise _Fault("it has 'checks', so belongs to an evaluation, which must never be trained on; take the file out")
+        raise RecordFault(
+            "it has 'checks', so belongs to an evaluation, which must never be trained on; take the file out"
+        )
     if unknown := sorted(set(record) - _FIELDS - _NOTES):
-        raise _Fault(f"unknown field {unknown[0]!r}; a dialogue has {', '.join(sorted(_FIELDS))}")
+        raise RecordFault(f"unknown field {unknown[0]!r}; a dialogue has {', '.join(sorted(_FIELDS))}")
     system = record.get("system")
     if not isinstance(system, str) or not system.strip():
-        raise _Fault(f"'system' must be a text that says who the character is, got {_shown(system)}")
+        raise RecordFault(f"'system' must be a text that says who the character is, got {_shown(system)}")
     context = record.get("context", [])
     if not isinstance(context, list) or not all(isinstance(text, str) for text in context):
-        raise _Fault(f"'context' must be a list of texts, got {_shown(context)}")
+        raise RecordFault(f"'context' must be a list of texts, got {_shown(context)}")
     schemas = record.get("tools", [])
     if not isinstance(schemas, list):
-        raise _Fault(f"'tools' must be a list, got {_shown(schemas)}")
+        raise RecordFault(f"'tools' must be a list, got {_shown(schemas)}")
     _check_turns(record.get("turns"))
     checked = {**record, "context": context, "tools": [_schema(tool, tools) for tool in schemas]}
     try:
         pieces = render(to_conversation(checked), add_generation_prompt=False)
     except PromptError as error:
-        raise _Fault(str(error).removesuffix(".")) from error
+        raise RecordFault(str(error).removesuffix(".")) from error
     try:
         "".join(piece.text for piece in pieces).encode()
     except UnicodeEncodeError as error:
-        raise _Fault("a text has half of a UTF-16 surrogate pair; write whole characters") from error
+        raise RecordFault("a text has half of a UTF-16 surrogate pair; write whole characters") from error
     return checked
 
 
 def _schema(tool: Any, tools: Mapping[str, Any]) -> Any:
     if isinstance(tool, str):
         if tool not in tools:
-            raise _Fault(f"the function {tool!r} is named, but no tools.json beside the file describes it")
+            raise RecordFault(f"the function {tool!r} is named, but no tools.json beside the file describes it")
         return tools[tool]
     if not isinstance(tool, Mapping):
-        raise _Fault(f"a tool must be a function's schema or its name, got {_shown(tool)}")
+        raise RecordFault(f"a tool must be a function's schema or its name, got {_shown(tool)}")
     return tool
 
 
 def _check_turns(turns: Any) -> None:
     if not isinstance(turns, list) or len(turns) < 2:
-        raise _Fault(f"'turns' must be a list of at least two turns, got {_shown(turns)}")
+        raise RecordFault(f"'turns' must be a list of at least two turns, got {_shown(turns)}")
     before: Mapping[str, Any] = {}
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, Mapping) or turn.get("role") not in _ROLES:
-            raise _Fault(f"turn {number} needs a role of {', '.join(_ROLES)}, got {_shown(turn)}")
+            raise RecordFault(f"turn {number} needs a role of {', '.join(_ROLES)}, got {_shown(turn)}")
         _check_turn(number, turn)
         _check_order(number, turn, before)
         before = turn
     if before["role"] != "assistant":
-        raise _Fault(f"the last turn must be the character's (assistant), got {before['role']!r}")
+        raise RecordFault(f"the last turn must be the character's (assistant), got {before['role']!r}")
 
 
 def _check_turn(number: int, turn: Mapping[str, Any]) -> None:
     if unknown := sorted(set(turn) - {"role", "content", "tool_calls"}):
-        raise _Fault(f"turn {number} has the unknown field {unknown[0]!r}")
+        raise RecordFault(f"turn {number} has the unknown field {unknown[0]!r}")
     content, calls = turn.get("content", ""), turn.get("tool_calls", [])
     if not isinstance(content, str):
-        raise _Fault(f"turn {number}: 'content' must be a text, got {_shown(content)}")
+        raise RecordFault(f"turn {number}: 'content' must be a text, got {_shown(content)}")
     if calls and turn["role"] != "assistant":
-        raise _Fault(f"turn {number}: only the character (assistant) makes tool_calls")
+        raise RecordFault(f"turn {number}: only the character (assistant) makes tool_calls")
     if not isinstance(calls, list) or not all(_is_call(call) for call in calls):
-        raise _Fault(
+        raise RecordFault(
             f'turn {number}: each of tool_calls is {{"name": "...", "arguments": {{...}}}}, got {_shown(calls)}'
         )
     if not content.strip() and not calls:
-        raise _Fault(f"turn {number} is empty; the speaker says something or calls a function")
+        raise RecordFault(f"turn {number} is empty; the speaker says something or calls a function")
 
 
 def _check_order(number: int, turn: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     role, last = turn["role"], before.get("role")
     if number == 1 and role != "user":
-        raise _Fault(f"the first turn must be the player's (user), got {role!r}")
+        raise RecordFault(f"the first turn must be the player's (user), got {role!r}")
     if role == "tool" and not (last == "tool" or before.get("tool_calls")):
-        raise _Fault(f"turn {number} is a function's answer, but the turn before calls none")
+        raise RecordFault(f"turn {number} is a function's answer, but the turn before calls none")
     if role == last and role != "tool":
-        raise _Fault(f"turns {number - 1} and {number} are both of role {role!r}; join them")
+        raise RecordFault(f"turns {number - 1} and {number} are both of role {role!r}; join them")
 
 
 def _is_call(call: Any) -> bool:

@@ -9,6 +9,7 @@ from understudy.distillation.recipe import DistillationRecipe
 from understudy.distillation.teacher import Question, Teacher, check_question, tap_layer, third_from_end, to_goal
 from understudy.errors import DataError
 from understudy.model.config import NemotronConfig
+from understudy.training.batches import MicroBatch
 from understudy.training.model import NemotronLM
 
 __all__ = ["Distillation"]
@@ -72,6 +73,10 @@ class Distillation:
             distance = self._distance(tapped[-1][chosen], answer["layer"].to(hidden.device))
             loss = loss + self.recipe.cosine_weight * (distance * weights[chosen]).sum()
         return loss
+
+    def count(self, part: MicroBatch) -> float:
+        """See `training.Objective`."""
+        return float(part.weights.sum())
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Cosine distances (n,) of normed states, (n, D) and (n, D_t)."""

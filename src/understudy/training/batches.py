@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from understudy.training.corpus import Corpus
 from understudy.training.packing import PackedDialogues
+from understudy.training.pairs import PackedPairs
 from understudy.training.recipe import StageRecipe
 
 __all__ = ["Batcher", "MicroBatch"]
@@ -23,7 +24,7 @@ class MicroBatch:
         source: where they come from.
         share: of the step's loss.
         token_ids: (B, T + 1) int64.
-        weights: (B, T) float32, weight of predicting `token_ids[:, 1:]`; sums to the microbatch's total weight.
+        weights: (B, T) float32, weight of predicting `token_ids[:, 1:]`; negative on rejected answers.
         document_ids: (B, T) int64 where rows hold several documents: the number of each token's own in its row.
     """
 
@@ -47,7 +48,7 @@ class Batcher:
             if c.stream is not None and c.recipe.kind == "repeat"
         }
         self._buckets = {c.recipe.name: _bucket_index(c) for c in corpora if c.dialogues is not None}
-        self._packed: dict[tuple[str, int], PackedDialogues] = {}
+        self._packed: dict[tuple[str, int], PackedDialogues | PackedPairs] = {}
 
     def draw(self, stage: StageRecipe, step: int) -> list[MicroBatch]:
         """The step's microbatches, one for each source of the mixture."""
@@ -56,31 +57,35 @@ class Batcher:
         for number, (name, weight) in enumerate(sorted(stage.mixture.items())):
             if weight > 0:
                 tokens = int(stage.batch_tokens * weight / total)
-                if stage.packing and self._corpora[name].dialogues is not None:
+                corpus = self._corpora[name]
+                if corpus.recipe.kind == "preference" or (stage.packing and corpus.dialogues is not None):
                     rows = max(1, tokens // stage.length)
                     drawn = self._pack(name, stage.length).draw(step * rows, rows)
                     batch.append(MicroBatch(name, weight / total, *drawn))
                     continue
                 rng = np.random.default_rng((self._seed, step, number))
-                draw = {"text": self._text, "repeat": self._repeat}.get(
-                    self._corpora[name].recipe.kind, self._dialogues
-                )
-                ids, weights = draw(self._corpora[name], stage.length, tokens, rng)
+                draw = {"text": self._text, "repeat": self._repeat}.get(corpus.recipe.kind, self._dialogues)
+                ids, weights = draw(corpus, stage.length, tokens, rng)
                 batch.append(MicroBatch(name, weight / total, ids, weights))
         return batch
 
-    def _pack(self, name: str, length: int) -> PackedDialogues:
+    def _pack(self, name: str, length: int) -> PackedDialogues | PackedPairs:
         if (name, length) not in self._packed:
-            corpus = self._corpora[name]
+            corpus, seed = self._corpora[name], (self._seed, *name.encode())
             assert corpus.dialogues is not None
-            self._packed[name, length] = PackedDialogues(
-                corpus.dialogues,
-                corpus.members,
-                length=length,
-                prompt_weight=corpus.recipe.prompt_weight,
-                pad=self._pad,
-                seed=(self._seed, *name.encode()),
-            )
+            if corpus.recipe.kind == "preference":
+                self._packed[name, length] = PackedPairs(
+                    corpus.dialogues, corpus.members, length=length, pad=self._pad, seed=seed
+                )
+            else:
+                self._packed[name, length] = PackedDialogues(
+                    corpus.dialogues,
+                    corpus.members,
+                    length=length,
+                    prompt_weight=corpus.recipe.prompt_weight,
+                    pad=self._pad,
+                    seed=seed,
+                )
         return self._packed[name, length]
 
     def _text(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from understudy.data.dialogue_files import hash_dialogue_files, read_dialogue_file
 from understudy.data.dialogues import EncodedDialogues, encode_dialogues, to_conversation
 from understudy.data.lookup.generate import LookupGenerator, content_hash
+from understudy.data.preferences import keep_last_answers, read_preference_file
 from understudy.data.sources import read_dialogues, read_texts
 from understudy.prompt import render
 from understudy.tokenizer import Tokenizer
@@ -30,7 +31,7 @@ class Corpus:
     """A source, encoded.
 
     Attributes:
-        dialogues: for dialogue and lookup sources.
+        dialogues: for all but text and repeat sources; pairs of answers as the chosen and the rejected one in turn.
         stream: for text and repeat sources, all documents end to end, each closed by the end-of-text id.
     """
 
@@ -40,10 +41,12 @@ class Corpus:
 
     @property
     def held_out(self) -> npt.NDArray[np.int64]:
-        """Indices of the dialogues that are kept from training, chosen by chance."""
+        """Indices of the dialogues that are kept from training, chosen by chance; pairs as a whole."""
         total = len(self.dialogues) if self.dialogues else 0
-        chosen = np.random.default_rng((self.recipe.seed, 41)).permutation(total)
-        return np.sort(chosen[: round(self.recipe.held_out * total)])
+        together = 2 if self.recipe.kind == "preference" else 1
+        chosen = np.random.default_rng((self.recipe.seed, 41)).permutation(total // together)
+        first = np.sort(chosen[: round(self.recipe.held_out * len(chosen))]) * together
+        return (first[:, None] + np.arange(together)).ravel()
 
     @property
     def members(self) -> npt.NDArray[np.int64]:
@@ -61,7 +64,7 @@ def open_corpus(
         DataError: the corpus' files are missing or damaged.
     """
     made_by = content_hash() if recipe.kind == "lookup" else ""
-    if recipe.kind == "file":
+    if recipe.kind in ("file", "preference"):
         made_by = hash_dialogue_files(recipe.corpora, data)
     parts = [{f: getattr(recipe, f) for f in _DECIDING}, tokenizer.definition["model"]["vocab"], made_by]
     key = json.dumps(parts, sort_keys=True, default=dict)
@@ -73,6 +76,7 @@ def open_corpus(
             arrays = {"stream": _encode_texts(recipe, data, tokenizer, eos)}
         else:
             encoded = encode_dialogues(_records(recipe, data), tokenizer)
+            encoded = keep_last_answers(encoded) if recipe.kind == "preference" else encoded
             arrays = {n: getattr(encoded, n) for n in names}
         _write(folder, arrays)
     loaded = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in names}
@@ -95,7 +99,7 @@ def source_texts(recipe: SourceRecipe, data: Path) -> Iterator[str]:
 def _records(recipe: SourceRecipe, data: Path) -> Iterator[dict[str, Any]]:
     if recipe.kind == "lookup":
         yield from islice(LookupGenerator(recipe.seed, mix=dict(recipe.mix) or None), recipe.count)
-    read = read_dialogue_file if recipe.kind == "file" else read_dialogues
+    read = {"file": read_dialogue_file, "preference": read_preference_file}.get(recipe.kind, read_dialogues)
     for name in recipe.corpora:
         yield from read(name, data)
 

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from understudy.training.batches import MicroBatch
 from understudy.training.model import NemotronLM
 
 __all__ = ["CrossEntropy", "Objective"]
@@ -31,6 +32,10 @@ class Objective(Protocol):
         """
         ...
 
+    def count(self, part: MicroBatch) -> float:
+        """What the sum over all rows is divided by: weighted tokens, or pairs of answers."""
+        ...
+
 
 class CrossEntropy:
     """The next token's cross-entropy."""
@@ -42,3 +47,7 @@ class CrossEntropy:
     ) -> Tensor:
         """See `Objective`."""
         return model.loss_sum(token_ids, weights, document_ids)
+
+    def count(self, part: MicroBatch) -> float:
+        """See `Objective`."""
+        return float(part.weights.sum())

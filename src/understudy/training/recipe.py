@@ -15,6 +15,7 @@ __all__ = [
     "LORA_MODULES",
     "LoraRecipe",
     "OptimizerRecipe",
+    "PreferenceRecipe",
     "Recipe",
     "SourceRecipe",
     "StageRecipe",
@@ -34,10 +35,11 @@ class SourceRecipe:
     Attributes:
         name: what the stages' mixtures call it.
         kind: "text" and "dialogue" name a corpus of `data.sources`; "file" is the user's own dialogues; "lookup" is
-            generated; "repeat" is a random stretch of tokens or of prose, said twice, with the loss on the second
-            time: it teaches copying fastest.
-        corpora: names of the corpora; of texts for text and repeat, of dialogues for dialogue; for file the paths of
-            JSON-lines files (as in `worlds/README.md`) in the folder of the corpora.
+            generated; "preference" is pairs of answers (`data.preferences`), for recipes with a table [preference];
+            "repeat" is a random stretch of tokens or of prose, said twice, with the loss on the second time: it
+            teaches copying fastest.
+        corpora: names of the corpora; of texts for text and repeat, of dialogues for dialogue; for file and
+            preference the paths of JSON-lines files (as in `worlds/README.md`) in the folder of the corpora.
         count: number of generated dialogues.
         seed: of the generator.
         mix: weights of the generator's kinds; empty for its default.
@@ -48,7 +50,7 @@ class SourceRecipe:
     """
 
     name: str
-    kind: Literal["text", "dialogue", "file", "lookup", "repeat"]
+    kind: Literal["text", "dialogue", "file", "lookup", "preference", "repeat"]
     corpora: tuple[str, ...] = ()
     count: int = 0
     seed: int = 0
@@ -59,15 +61,16 @@ class SourceRecipe:
     allow_licence: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in ("text", "dialogue", "file", "lookup", "repeat"):
+        if self.kind not in ("text", "dialogue", "file", "lookup", "preference", "repeat"):
             raise RecipeError(
-                f"source {self.name!r}: kind must be text, dialogue, file, lookup or repeat, got {self.kind!r}."
+                f"source {self.name!r}: kind must be text, dialogue, file, lookup, preference or repeat, "
+                f"got {self.kind!r}."
             )
-        if self.kind == "file":
+        if self.kind in ("file", "preference"):
             check_licence(self.name, self.licence, is_allowed=self.allow_licence)
         elif self.licence or self.allow_licence:
             raise RecipeError(
-                f"source {self.name!r}: only sources of kind file state a licence; NOTICE has the others'."
+                f"source {self.name!r}: only sources of kind file or preference state a licence; NOTICE has the rest."
             )
         if self.kind == "lookup" and self.count < 1:
             raise RecipeError(f"source {self.name!r}: a lookup source needs count >= 1.")
@@ -128,6 +131,26 @@ class LoraRecipe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferenceRecipe:
+    """How pairs of answers are learnt from.
+
+    Attributes:
+        beta: how dear it is to leave the model that training began with; smaller values let it go further.
+        nll_weight: of the chosen answer's own cross-entropy a token, which keeps it likely (as in RPO, 2404.19733).
+    """
+
+    beta: float = 0.1
+    nll_weight: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta <= 10 or not 0 <= self.nll_weight <= 100:
+            raise RecipeError(
+                f"preference: beta must be above 0 and at most 10, nll_weight 0 to 100, got {self.beta} and "
+                f"{self.nll_weight}."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerRecipe:
     """Muon for the blocks' matrices, AdamW for tables, head and norms; warm-up, plateau, linear decay.
 
@@ -179,6 +202,7 @@ class Recipe:
         stages: one after the other.
         optimizer: kind, rates and schedule.
         lora: adapters to train in place of the model; none for the whole model.
+        preference: how pairs of answers are learnt from; none where no source has any.
         validation: text corpus for bits per byte; "" for none.
         evaluate_every: steps.
         checkpoint_every: steps.
@@ -196,6 +220,7 @@ class Recipe:
     stages: tuple[StageRecipe, ...]
     optimizer: OptimizerRecipe = OptimizerRecipe()
     lora: LoraRecipe | None = None
+    preference: PreferenceRecipe | None = None
     validation: str = "books_dev"
     evaluate_every: int = 250
     checkpoint_every: int = 500
@@ -211,6 +236,8 @@ class Recipe:
             for name in stage.mixture:
                 if name not in known:
                     raise RecipeError(f"stage {stage.name!r}: the mixture names {name!r}, but no source has that name.")
+        if (self.preference is not None) != any(s.kind == "preference" for s in self.sources):
+            raise RecipeError("A table [preference] and a source of kind preference belong together; one is missing.")
         if not self.stages:
             raise RecipeError("The recipe has no [[stage]].")
 
@@ -257,10 +284,13 @@ def parse_recipe(raw: Mapping[str, Any], where: Path | str) -> Recipe:
         raise RecipeError(f"{where} has a table [distillation]; run `understudy distill`, or take it out.")
     try:
         return Recipe(
-            **{k: v for k, v in raw.items() if k not in ("lora", "model", "optimizer", "source", "stage")},
+            **{
+                k: v for k, v in raw.items() if k not in ("lora", "model", "optimizer", "preference", "source", "stage")
+            },
             model=NemotronConfig(**raw.get("model", {})),
             optimizer=OptimizerRecipe(**_tuples(raw.get("optimizer", {}))),
             lora=LoraRecipe(**_tuples(raw["lora"])) if "lora" in raw else None,
+            preference=PreferenceRecipe(**raw["preference"]) if "preference" in raw else None,
             sources=tuple(SourceRecipe(**_tuples(s)) for s in raw.get("source", [])),
             stages=tuple(StageRecipe(**s) for s in raw.get("stage", [])),
         )

@@ -65,6 +65,8 @@ class Trainer:
         corpora: Path | None = None,
     ) -> None:
         self.recipe, self.output, self.tokenizer = recipe, output, tokenizer
+        if recipe.preference and objective is None:
+            raise DataError("Pairs of answers need a model to begin with; run understudy finetune RECIPE --model PATH.")
         self.objective = objective or CrossEntropy()
         self.ranks = join_ranks()
         self.device = self.ranks.device
@@ -144,7 +146,7 @@ class Trainer:
             documents = None if own.document_ids is None else torch.from_numpy(own.document_ids).to(self.device)
             with self.autocast:
                 total = self.objective.loss_sum(self.model, ids, weights, documents)
-            mean = total / float(part.weights.sum())
+            mean = total / self.objective.count(part)
             losses[part.source] = float(mean.detach())
             # FSDP averages gradients over the processes, where the sum is wanted.
             (mean * (part.share * self.ranks.count)).backward()
@@ -182,7 +184,7 @@ class Trainer:
             figures["bits_per_byte"] = bits_per_byte(
                 self.model, self.tokenizer, self._validation, length=length, autocast=self.autocast, max_rows=64
             )
-        figures |= self._held_out.losses(self.model, autocast=self.autocast)
+        figures |= self._held_out.losses(self.model, self.objective, autocast=self.autocast)
         if self._probes:
             rates = self._probes.rates(self.model, autocast=self.autocast)
             figures |= {f"lookup_{kind}": rate for kind, rate in rates.items()}
