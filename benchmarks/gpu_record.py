@@ -4,7 +4,8 @@ Usage: LP_NUM_THREADS=1 python -m benchmarks.gpu_record [--layers 32] [--tokens 
 
 A random model of the 4B's depth and narrow layers: seven dispatches a layer and one for the head, as many commands as
 the 4B has but for its head's other slabs. What the driver's own threads take is not counted, so software Vulkan will
-do. `python` is all of a forward pass that is none of the others; `fetch` waits for logits and copies them.
+do. `record` is all from a new encoder to `finish`; `python` is all of a forward pass that is none of the others;
+`fetch` waits for logits and copies them.
 """
 
 import argparse
@@ -20,14 +21,11 @@ from typing import Any
 from understudy.engine.backend import Step
 from understudy.kernels.gpu_adapters import list_adapters
 from understudy.kernels.gpu_players import CffiPlayer
+from understudy.model.gpu_limits import GpuLimits
 from understudy.model.wgpu_backend import WgpuBackend
 from understudy.testing import tiny_model
 
-PARTS = {
-    "wgpuQueueWriteBuffer": "write",
-    "wgpuCommandEncoderFinish": "finish",
-    "wgpuQueueSubmit": "submit",
-}
+PARTS = ("python", "write", "record", "submit")
 
 
 class Clock:
@@ -45,18 +43,6 @@ class Clock:
                 self.spent[part] += time.thread_time_ns() - began
 
         return run
-
-
-class TimedFunctions:
-    """wgpu's functions, some of them timed."""
-
-    def __init__(self, functions: Any, clock: Clock) -> None:
-        self._functions = functions
-        for name, part in PARTS.items():
-            setattr(self, name, clock.timed(part, getattr(functions, name)))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._functions, name)
 
 
 def measure(backend: WgpuBackend, num_tokens: int, clock: Clock) -> tuple[list[int], dict[str, float]]:
@@ -81,25 +67,25 @@ def main() -> None:
     arguments = parser.parse_args()
     model = tiny_model(num_hidden_layers=arguments.layers, hidden_size=64, intermediate_size=64)
     adapter = list_adapters()[0]
-    backend = WgpuBackend(model.config, model.weights, adapter, cache_tokens=256)
+    limits = GpuLimits(submission_ms=1000)  # a slow GPU, as software is, would get a token in pieces
+    backend = WgpuBackend(model.config, model.weights, adapter, limits=limits, cache_tokens=256)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     print(f"commit {commit.stdout.strip()}  {datetime.date.today()}  {platform.machine()}  {adapter}")
     print(f"{backend.num_dispatches()} dispatches, median of {arguments.tokens} tokens, milliseconds of CPU time")
     commands, said = backend._device._commands, []
-    commands._checked, functions = None, commands._checked
-    fetch, players = commands.fetch, (commands.player, CffiPlayer(commands._ffi, commands._lib))
-    for player in players:
+    fetch = commands.fetch
+    for player in (commands.player, CffiPlayer(*commands.player_arguments)):
         clock = Clock()
-        commands._checked = TimedFunctions(functions, clock)
         commands.fetch = clock.timed("fetch", fetch)  # type: ignore[method-assign]
+        for part in PARTS[1:]:
+            setattr(player, part, clock.timed(part, getattr(player, part)))
         commands.player = player
-        player.play = clock.timed("calls", player.play)  # type: ignore[method-assign]
         backend._model._schedules.clear()
         backend._model._ahead = None
         tokens, spent = measure(backend, arguments.tokens, clock)
         said.append(tokens)
-        handed = sum(milliseconds for part, milliseconds in spent.items() if part != "fetch")
-        columns = "  ".join(f"{part} {spent[part]:.3f}" for part in ("python", "write", "calls", "finish", "submit"))
+        handed = sum(spent[part] for part in PARTS)
+        columns = "  ".join(f"{part} {spent[part]:.3f}" for part in PARTS)
         print(f"{type(player).__name__:<13} {columns}  = {handed:.3f}; fetch {spent['fetch']:.3f}")
     print(f"same tokens: {said[0] == said[1]}")
     backend.close()

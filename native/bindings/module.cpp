@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <iterator>
 
 #include "understudy/draw.h"
@@ -144,22 +145,59 @@ int64_t draw_token(const nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::dev
     return draw(find_kernels(name), logits.data(), static_cast<int64_t>(logits.shape(0)), rule);
 }
 
-// Rows of pipeline, bind group, workgroups in x and y; the caller has checked that handles and addresses are wgpu's.
-void record_pass(const std::array<uintptr_t, 3>& functions, uintptr_t pass,
-                 const nb::ndarray<const uint64_t, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>& calls) {
-    require(pass && functions[0] && functions[1] && functions[2], "an address is null");
-    static_assert(sizeof(GpuCall) == 4 * sizeof(uint64_t));
-    GpuFunctions gpu{reinterpret_cast<decltype(GpuFunctions::set_pipeline)>(functions[0]),
-                     reinterpret_cast<decltype(GpuFunctions::set_bind_group)>(functions[1]),
-                     reinterpret_cast<decltype(GpuFunctions::dispatch)>(functions[2])};
-    auto* rows = reinterpret_cast<const GpuCall*>(calls.data());
-    for (size_t i = 0; i < calls.shape(0); ++i) {
-        require(rows[i].pipeline && rows[i].group, "a handle is null");
-        require(rows[i].x <= UINT32_MAX && rows[i].y <= UINT32_MAX, "more workgroups than 32 bits hold");
+// wgpu's functions, and one of its devices; the caller has checked that addresses and handles are wgpu's, and keeps
+// them alive. Rows of calls are pipeline, bind group, workgroups in x and y; rows of copies source, start, target, to, bytes.
+class GpuRecorder {
+  public:
+    using Calls = nb::ndarray<const uint64_t, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>;
+    using Copies = nb::ndarray<const uint64_t, nb::shape<-1, 5>, nb::c_contig, nb::device::cpu>;
+    static constexpr size_t kNumFunctions = sizeof(GpuFunctions) / sizeof(void*);
+
+    GpuRecorder(const std::array<uintptr_t, kNumFunctions>& functions, uintptr_t device, uintptr_t queue)
+        : device_(handle(device)), queue_(handle(queue)) {
+        require(device && queue && std::all_of(functions.begin(), functions.end(), [](uintptr_t f) { return f; }), "an address is null");
+        std::memcpy(&gpu_, functions.data(), sizeof(gpu_));
     }
-    nb::gil_scoped_release released;
-    record_calls(gpu, reinterpret_cast<void*>(pass), rows, calls.shape(0));
-}
+
+    uintptr_t record(const Copies& before, const Calls& calls, const Copies& after) const {
+        auto call_rows = rows_of<GpuCall>(calls);
+        auto first = rows_of<GpuCopy>(before), last = rows_of<GpuCopy>(after);
+        for (const GpuCall& call : call_rows) {
+            require(call.pipeline && call.group, "a handle is null");
+            require(call.x <= UINT32_MAX && call.y <= UINT32_MAX, "more workgroups than 32 bits hold");
+        }
+        for (const auto& copies : {first, last})
+            for (const GpuCopy& copy : copies) require(copy.source && copy.target, "a handle is null");
+        nb::gil_scoped_release released;
+        return reinterpret_cast<uintptr_t>(record_commands(gpu_, device_, first, call_rows, last));
+    }
+
+    void submit(uintptr_t commands) const {
+        require(commands, "a handle is null");
+        nb::gil_scoped_release released;
+        void* one = handle(commands);
+        gpu_.submit(queue_, 1, &one);
+        gpu_.release_commands(one);
+    }
+
+    void release(uintptr_t commands) const {
+        if (commands) gpu_.release_commands(handle(commands));
+    }
+
+    void write(uintptr_t buffer, uint64_t offset, const Bytes& values, size_t num_bytes) const {
+        require(buffer && num_bytes <= values.size(), "more bytes than there are");
+        nb::gil_scoped_release released;
+        gpu_.write(queue_, handle(buffer), offset, values.data(), num_bytes);
+    }
+
+  private:
+    template <class T, class Array> static GpuList<T> rows_of(const Array& rows) {
+        return {reinterpret_cast<const T*>(rows.data()), rows.shape(0)};
+    }
+
+    GpuFunctions gpu_;
+    void *device_, *queue_;
+};
 
 }  // namespace
 
@@ -175,7 +213,12 @@ NB_MODULE(_native, m) {
     m.def("matmul", &matmul, "kind"_a, "rows"_a, "cols"_a, "source"_a, "x"_a, "kernels"_a, "is_neuron_major"_a = false, "skips_zeros"_a = true);
     m.def("draw", &draw_token<float>, "logits"_a, "highest"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "uniform"_a, "kernels"_a = "");
     m.def("draw", &draw_token<double>, "logits"_a, "highest"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "uniform"_a, "kernels"_a = "");
-    m.def("record_pass", &record_pass, "functions"_a, "compute_pass"_a, "calls"_a);
+    nb::class_<GpuRecorder>(m, "GpuRecorder")
+        .def(nb::init<const std::array<uintptr_t, GpuRecorder::kNumFunctions>&, uintptr_t, uintptr_t>(), "functions"_a, "device"_a, "queue"_a)
+        .def("record", &GpuRecorder::record)
+        .def("submit", &GpuRecorder::submit)
+        .def("release", &GpuRecorder::release)
+        .def("write", &GpuRecorder::write);
     m.def("encode", &encode, "kind"_a, "x"_a, "w"_a, "kernels"_a);
 
     m.def(

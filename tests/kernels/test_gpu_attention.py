@@ -10,6 +10,7 @@ from understudy.kernels.gpu_attention import (
     pieces_bytes,
     turns,
 )
+from understudy.kernels.gpu_bindings import bind_pass
 from understudy.kernels.gpu_device import GpuDevice
 from understudy.kernels.gpu_matmul import PassLayout, padded
 from understudy.kernels.reference import causal_attention, rope, rope_frequencies
@@ -23,15 +24,18 @@ def on_gpu(device: GpuDevice, shape: AttentionShape, qkv: np.ndarray, sizes: lis
     """Attention of a whole sequence that comes in pieces of these sizes, over blocks in any order."""
     num_heads, width = shape.num_heads + shape.num_kv_heads, padded(qkv.shape[1])
     table = np.random.default_rng(0).permutation(30)
+    mixed_at = 16 * width
+    pieces_at = mixed_at + 16 * padded(shape.num_heads * shape.head_dim)
     buffers = {
-        "qkv": device.buffer(16 * width * 4, "qkv"),
         "cache": device.buffer(cache_block_bytes(shape) * 30, "cache"),
         "turns": device.upload(turns(shape, 10000.0, 900), "turns"),
-        "pieces": device.buffer(pieces_bytes(shape, LAYOUT), "pieces"),
-        "mixed": device.buffer(16 * padded(shape.num_heads * shape.head_dim) * 4, "mixed"),
+        "work": device.buffer(pieces_at * 4 + pieces_bytes(shape, LAYOUT), "work"),
         "words": device.buffer(LAYOUT.num_words * 4, "words"),
+        "weights": device.buffer(512, "weights"),
+        "logits": device.buffer(16, "logits"),
     }
-    runs = attention(device, shape, LAYOUT, **buffers)
+    bound = bind_pass(device, **buffers)
+    runs = attention(device, bound, shape, LAYOUT, qkv_at=0, pieces_at=pieces_at, mixed_at=mixed_at)
     at, found = 0, []
     for size in sizes:
         positions = range(at, at + size)
@@ -46,10 +50,10 @@ def on_gpu(device: GpuDevice, shape: AttentionShape, qkv: np.ndarray, sizes: lis
         device.write(buffers["words"], words)
         wide = np.zeros((size, width), np.float32)
         wide[:, : qkv.shape[1]] = qkv[at : at + size]
-        device.write(buffers["qkv"], wide)
+        device.write(buffers["work"], wide)
         grids = ((size, num_heads), (len(items), shape.num_kv_heads), (size, shape.num_heads))
         device.submit(device.schedule(list(zip(runs, grids, strict=True))))
-        mixed = device.read(buffers["mixed"]).view(np.float32).reshape(16, -1)
+        mixed = device.read(buffers["work"]).view(np.float32)[mixed_at:pieces_at].reshape(16, -1)
         found.append(mixed[:size, : shape.num_heads * shape.head_dim])
         at += size
     return np.concatenate(found)

@@ -42,6 +42,9 @@ def test_a_wrong_kernel_and_missing_buffers_are_refused(device: GpuDevice) -> No
         device.submit(device.schedule([(top_logits(device, logits, logits, count=1, vocab=16), (70000, 1))]))
     with pytest.raises(ValueError, match="do not fit"):
         device.write(logits, np.zeros(17, np.float32))
+    for num_bytes in (68, 6):
+        with pytest.raises(ValueError, match="do not fit"):
+            device.write_words(logits, np.zeros(80, np.uint8), num_bytes)
 
 
 def test_a_lost_device_says_so(device: GpuDevice) -> None:

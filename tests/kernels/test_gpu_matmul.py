@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 from understudy.kernels.formats import StorageType, dequantize, num_stored_bytes
+from understudy.kernels.gpu_bindings import bind_pass
 from understudy.kernels.gpu_device import GpuDevice
-from understudy.kernels.gpu_formats import GPU_TYPES, INTEGER_TYPES
-from understudy.kernels.gpu_matmul import PassLayout, Variant, matmul, padded, token_tile, upload_matrix
+from understudy.kernels.gpu_formats import INTEGER_TYPES
+from understudy.kernels.gpu_matmul import MatrixStore, PassLayout, Variant, Way, matmul, padded, store_bytes, token_tile
 from understudy.kernels.reference import layer_norm_1p, relu2, rounded_activations
 
 pytestmark = pytest.mark.gpu
 
 LAYOUT = PassLayout(max_tokens=16, max_items=16, max_rows=16, max_blocks=16)
 VARIANTS = (Variant(), Variant(has_subgroups=True), Variant(has_dp4a=True), Variant(has_subgroups=True, has_dp4a=True))
-SCALES = {StorageType.Q4_0: (0,), StorageType.Q8_0: (0,), StorageType.Q4_K: (0, 2), StorageType.Q6_K: (208,)}
+SCALES = {StorageType.Q4_0: (0,), StorageType.Q8_0: (0,), StorageType.Q4_K: (0, 2), StorageType.Q6_K: (208,),
+          StorageType.IQ4_XS: (0,)}  # fmt: skip
 
 
 def random_weight(kind: StorageType, rows: int, cols: int) -> np.ndarray:
@@ -31,20 +33,38 @@ def random_weight(kind: StorageType, rows: int, cols: int) -> np.ndarray:
     return blocks.reshape(-1)
 
 
-def run(device: GpuDevice, kind: StorageType, rows: int, cols: int, x: np.ndarray, **options) -> np.ndarray:
-    """The product, as a GPU computes it."""
-    matrix = upload_matrix(device, [random_weight(kind, rows, cols)], kind, [rows], cols, "weights")
-    wide = np.zeros((len(x), padded(cols)), np.float32)
-    wide[:, :cols] = x
-    y = device.upload(np.full((len(x), padded(rows)), options.pop("y", 0), np.float32), "y")
+def run(
+    device: GpuDevice, kind: StorageType, rows: int, cols: int, x: np.ndarray, *, variant: Variant, tokens: int,
+    norm: np.ndarray | None = None, y: float = 0, **options,
+) -> np.ndarray:  # fmt: skip
+    """The product, as a GPU computes it; another matrix of the store lies before the one in question."""
+    is_head = options.get("is_head", False)
+    width, stride = len(x) * padded(cols), rows if is_head else padded(rows)
+    sizes = [(StorageType.F32, 3, 5, True), (kind, rows, cols, norm is not None)]
+    store = MatrixStore(device, store_bytes(sizes), "weights")
+    way = Way(x_at=32, y_at=width + 64, y_stride=stride, **options)
+    other = random_weight(StorageType.F32, 3, 5)
+    store.add([other], StorageType.F32, [3], 5, way, norm=np.ones((2, 32), np.float32))
+    half = rows // 2  # two matrices as one
+    raw = random_weight(kind, rows, cols).reshape(rows, -1)
+    matrix = store.add(
+        [raw[:half].reshape(-1), raw[half:].reshape(-1)], kind, [half, rows - half], cols, way, norm=norm
+    )
+    work = np.full(width + 64 + len(x) * padded(rows), y, np.float32)
+    work[32 : 32 + width] = 0
+    work[32 : 32 + width].reshape(len(x), -1)[:, :cols] = x
     words = np.zeros(LAYOUT.num_words, np.uint32)
     words[0] = words[2] = len(x)
-    wanted = options.get("wants_logits") and np.arange(len(x))[::-1]
-    if wanted is not None and wanted is not False:
-        words[LAYOUT.places["WANTED_AT"] :][: len(x)] = wanted
-    made = matmul(device, matrix, device.upload(wide, "x"), y, device.upload(words, "words"), LAYOUT, **options)
+    words[LAYOUT.places["WANTED_AT"] :][: len(x)] = np.arange(len(x))[::-1]
+    buffers = {"work": device.upload(work, "work"), "logits": device.buffer(len(x) * rows * 4, "logits")}
+    cache, turns = device.buffer(16, "cache"), device.buffer(16, "turns")
+    told = device.upload(words, "words")
+    bound = bind_pass(device, weights=store.weights, cache=cache, words=told, turns=turns, **buffers)
+    made = matmul(device, bound, matrix, LAYOUT, variant=variant, tokens=tokens)
     device.submit(device.schedule([made.run(len(x))]))
-    return device.read(y).view(np.float32).reshape(len(x), -1)[:, :rows]
+    if is_head:
+        return device.read(buffers["logits"], len(x) * rows * 4).view(np.float32).reshape(len(x), rows)
+    return device.read(buffers["work"]).view(np.float32)[width + 64 :][: len(x) * stride].reshape(len(x), -1)[:, :rows]
 
 
 def check(device: GpuDevice, kind: StorageType, variant: Variant, tokens: int, sizes) -> None:
@@ -66,7 +86,9 @@ def skip_without(device: GpuDevice, variant: Variant) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "variant"), [(StorageType.Q4_K, VARIANTS[0]), (StorageType.Q6_K, VARIANTS[3])], ids=str
+    ("kind", "variant"),
+    [(StorageType.Q4_K, VARIANTS[0]), (StorageType.Q6_K, VARIANTS[3]), (StorageType.IQ4_XS, VARIANTS[2])],
+    ids=str,
 )
 def test_matmul(device: GpuDevice, kind: StorageType, variant: Variant) -> None:
     skip_without(device, variant)
@@ -74,7 +96,7 @@ def test_matmul(device: GpuDevice, kind: StorageType, variant: Variant) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "variant"), list(itertools.product(GPU_TYPES, VARIANTS)), ids=str)
+@pytest.mark.parametrize(("kind", "variant"), list(itertools.product(StorageType, VARIANTS)), ids=str)
 def test_matmul_in_full(device: GpuDevice, kind: StorageType, variant: Variant) -> None:
     skip_without(device, variant)
     for tokens in (1, token_tile(device.adapter)):
@@ -91,10 +113,9 @@ def test_norm_before_and_squares_or_sums_behind(device: GpuDevice, kind: Storage
     both[:, :cols] = gain, bias
     weight = dequantize(random_weight(kind, rows, cols), kind, (rows, cols))
     plain = layer_norm_1p(x.copy(), gain, bias, 1e-5) @ weight.T
-    norm = device.upload(both, "norm")
     for tokens in (1, token_tile(device.adapter)):
-        options = {"variant": Variant(), "tokens": tokens, "norm": norm, "eps": 1e-5}
-        got = run(device, kind, rows, cols, x, wants_logits=True, **options)
+        options = {"variant": Variant(), "tokens": tokens, "norm": both, "eps": 1e-5}
+        got = run(device, kind, rows, cols, x, is_head=True, **options)
         np.testing.assert_allclose(got, plain[::-1], atol=2e-5 * np.abs(plain).max())
         got = run(device, kind, rows, cols, x, output="relu2", **options)
         np.testing.assert_allclose(got, relu2(plain.copy()), atol=4e-5 * np.abs(plain).max() ** 2)
@@ -109,3 +130,10 @@ def test_a_row_is_the_same_whatever_shares_its_batch(device: GpuDevice) -> None:
     for row in range(7):
         alone = run(device, StorageType.F16, 77, 333, x[row : row + 1], variant=Variant(), tokens=1)
         np.testing.assert_array_equal(alone[0], whole[row])
+
+
+def test_activations_lie_in_whole_vectors() -> None:
+    for place in ({"x_at": 2}, {"y_at": 6}, {"y_stride": 37}, {"y_offset": 1}):
+        with pytest.raises(ValueError, match="vectors of 4"):
+            Way(**{"x_at": 0, "y_at": 0, "y_stride": 64, **place})
+    assert Way(x_at=0, y_at=0, y_stride=37, y_offset=1, is_head=True).is_head

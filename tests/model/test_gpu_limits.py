@@ -2,7 +2,7 @@
 
 import pytest
 
-from understudy.model.gpu_limits import GpuLimits, Pace
+from understudy.model.gpu_limits import GpuLimits, Pace, PassCosts
 
 
 class Gpu:
@@ -23,7 +23,7 @@ class Gpu:
             self.busy += took
             self.longest = max(self.longest, took)
 
-        pace.run(num_bytes, submit, lambda: None)
+        pace.run(PassCosts(num_bytes), submit, lambda: None)
 
 
 def pace(gpu: Gpu, **limits: float) -> Pace:

@@ -87,7 +87,7 @@ def test_pieces_that_are_short_enough_give_the_same_bits(
 def test_python_and_cpp_record_the_same_tokens(backend: WgpuBackend) -> None:
     commands = backend._device._commands
     native, said = commands.player, []
-    for player in (native, CffiPlayer(commands._ffi, commands._lib)):
+    for player in (native, CffiPlayer(*commands.player_arguments)):
         commands.player = player
         backend._model._schedules.clear()
         backend._model._ahead = None

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from understudy.errors import GpuError, GpuMemoryError
+from understudy.errors import GpuMemoryError
 from understudy.kernels.formats import StorageType
 from understudy.model.config import NemotronConfig
 from understudy.model.published import PUBLISHED_SHAPES
 from understudy.model.tensor_names import expected_shapes
-from understudy.model.wgpu_plan import GpuPlan, layer_matrices, plan_gpu
+from understudy.model.wgpu_plan import GpuPlan, head_slabs, layer_stores, plan_gpu
 
 MINI = PUBLISHED_SHAPES["nemotron-mini-4b"]
 
@@ -54,13 +54,26 @@ def test_without_a_budget_all_of_it_and_four_contexts() -> None:
     assert plan(small, None).kv_bits == 16
 
 
-def test_formats_without_kernels_are_refused() -> None:
-    with pytest.raises(GpuError, match="IQ4_XS"):
-        plan(MINI, None, StorageType.IQ4_XS)
-
-
 def test_projections_of_one_format_are_one_multiplication() -> None:
-    kinds = dict.fromkeys(expected_shapes(MINI), StorageType.Q4_K)
-    assert [len(names) for use, names in layer_matrices(kinds, 3) if use == "qkv"] == [3]
+    shapes = expected_shapes(MINI)
+    kinds = dict.fromkeys(shapes, StorageType.Q4_K)
+
+    def stacks(kinds: dict[str, StorageType]) -> list[int]:
+        [(matrices, _)] = layer_stores(kinds, shapes, 3, 128 << 20)
+        return [len(names) for use, names in matrices if use == "qkv"]
+
+    assert stacks(kinds) == [3]
     kinds["model.layers.3.self_attn.v_proj.weight"] = StorageType.Q6_K
-    assert [len(names) for use, names in layer_matrices(kinds, 3) if use == "qkv"] == [2, 1]
+    assert stacks(kinds) == [2, 1]
+
+
+def test_what_a_kernel_cannot_see_at_once_is_cut() -> None:
+    shapes = expected_shapes(MINI)
+    stores = layer_stores(dict.fromkeys(shapes, StorageType.F16), shapes, 0, 128 << 20)
+    assert [[use for use, _ in matrices] for matrices, _ in stores] == [["qkv", "out", "up"], ["down"]]
+    assert max(size for _, size in stores) <= 128 << 20
+    for kind in (StorageType.Q4_K, StorageType.Q6_K, StorageType.F32):
+        slabs = head_slabs(kind, 256000, 3072, 128 << 20)
+        assert [row for part, _ in slabs for row in part] == list(range(256000))
+        assert max(size for _, size in slabs) <= 128 << 20
+        assert min(size for _, size in slabs[:-1]) > 127 << 20

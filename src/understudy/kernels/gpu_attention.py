@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from understudy.kernels.gpu_device import Dispatch, GpuBuffer, GpuDevice
+from understudy.kernels.gpu_bindings import PASS_BINDINGS
+from understudy.kernels.gpu_device import Bound, Dispatch, GpuDevice
 from understudy.kernels.gpu_matmul import PassLayout, padded
 from understudy.kernels.reference import rope_frequencies
 
@@ -56,7 +57,7 @@ def cache_block_bytes(shape: AttentionShape) -> int:
 
 def pieces_bytes(shape: AttentionShape, layout: PassLayout) -> int:
     """Bytes of a pass's unfinished attention."""
-    return layout.max_items * shape.num_heads * (shape.head_dim + 2) * 4
+    return layout.max_items * shape.num_heads * (shape.head_dim + 4) * 4
 
 
 def turns(shape: AttentionShape, theta: float, num_positions: int) -> npt.NDArray[np.float32]:
@@ -67,46 +68,44 @@ def turns(shape: AttentionShape, theta: float, num_positions: int) -> npt.NDArra
 
 def attention(
     device: GpuDevice,
+    bound: Bound,
     shape: AttentionShape,
     layout: PassLayout,
     *,
-    qkv: GpuBuffer,
-    cache: GpuBuffer,
-    turns: GpuBuffer,
-    pieces: GpuBuffer,
-    mixed: GpuBuffer,
-    words: GpuBuffer,
+    qkv_at: int,
+    pieces_at: int,
+    mixed_at: int,
 ) -> tuple[Dispatch, Dispatch, Dispatch]:
     """Prepare rope and the cache's filling, split attention, and its putting together.
 
-    Their workgroups: (tokens, N + K), (items, K), (tokens, N).
+    Their workgroups: (tokens, N + K), (items, K), (tokens, N). Places are floats in the buffer of activations,
+    multiples of 4.
 
     Args:
         device: where all of it is.
+        bound: a layer's cache and all else that `bind_pass` ties to it.
         shape: heads and cache.
         layout: of the pass's words.
-        qkv: (T, padded((N + 2 K) H)) queries, keys and values side by side; queries are turned in place.
-        cache: blocks of one layer.
-        turns: what `turns` gives.
-        pieces: `pieces_bytes`.
-        mixed: (T, padded(N H)) the result.
-        words: of the pass.
+        qkv_at: (T, padded((N + 2 K) H)) queries, keys and values side by side; queries are turned in place.
+        pieces_at: `pieces_bytes`.
+        mixed_at: (T, padded(N H)) the result.
     """
     heads = {"N": shape.num_heads, "K": shape.num_kv_heads, "H": shape.head_dim}
     constants: dict[str, int | float] = {
         **heads,
         "HALF": shape.rotary_dim // 2,
-        "QKV_STRIDE": padded((shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim),
-        "OUT_STRIDE": padded(shape.num_heads * shape.head_dim),
+        "QKV_AT": qkv_at // 4,
+        "QKV_STRIDE": padded((shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim) // 4,
+        "PIECES_AT": pieces_at // 4,
+        "OUT_AT": mixed_at // 4,
+        "OUT_STRIDE": padded(shape.num_heads * shape.head_dim) // 4,
         "SCORE_SCALE": float(shape.head_dim**-0.5),
         **{name: at for name, at in layout.places.items() if name != "BLOCKS_AT"},  # the same for any cache
     }
     bits = f"{shape.kv_bits}bit"
-    rope = device.kernel("rope", (f"write_{bits}", "rope"), constants)
-    split = device.kernel("attention", (f"cache_{bits}", "attention"), constants)
-    combine = device.kernel("combine", ("combine",), constants)
-    return (
-        device.dispatch(rope, (qkv, cache, turns, words)),
-        device.dispatch(split, (qkv, cache, pieces, words)),
-        device.dispatch(combine, (pieces, mixed, words)),
+    parts = (("rope", f"write_{bits}", "rope"), ("attention", f"cache_{bits}", "attention"), ("combine", "combine"))
+    rope, split, combine = (
+        device.dispatch(device.kernel(label, ("bindings", *pieces), constants, kinds=PASS_BINDINGS), bound)
+        for label, *pieces in parts
     )
+    return rope, split, combine

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.kernels.gpu_adapters import wgpu_module
-from understudy.kernels.gpu_players import Call, Player, find_player
+from understudy.kernels.gpu_players import Call, CopyCall, Player, Prepared, find_player
 
 __all__ = ["Commands", "Copy", "GpuBuffer", "Recorded", "Schedule"]
 
@@ -62,31 +62,40 @@ class Schedule:
     """Dispatches that were checked; made by `GpuDevice.schedule`.
 
     Attributes:
-        calls: as the player that made them takes them.
-        num_calls: how many.
+        prepared: as the player that made them takes them.
+        num_calls: dispatches.
         kept: what the handles in them belong to, kept alive.
-        before: copies before the first of them.
-        after: copies after the last.
     """
 
-    calls: Any
+    prepared: Prepared
     num_calls: int
     kept: tuple[Any, ...]
-    before: tuple[Copy, ...] = ()
-    after: tuple[Copy, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Recorded:
-    """Commands that can be handed over, once.
+    """Commands that can be handed over, once; given back with this if nobody does."""
 
-    Attributes:
-        handle: wgpu's command buffer, given back with this.
-        schedule: what they belong to, kept alive.
-    """
+    __slots__ = ("_commands", "_player", "schedule")
 
-    handle: Any
-    schedule: Schedule
+    def __init__(self, player: Player, commands: Any, schedule: Schedule) -> None:
+        """Hold what a player recorded, and what it belongs to."""
+        self._player, self._commands, self.schedule = player, commands, schedule
+
+    def submit(self) -> None:
+        """Hand them over.
+
+        Raises:
+            ValueError: they were handed over before.
+        """
+        commands, self._commands = self._commands, None
+        if commands is None:
+            raise ValueError("Recorded commands can be handed over once.")
+        self._player.submit(commands)
+
+    def __del__(self) -> None:
+        """Give back what was never handed over."""
+        if self._commands is not None:
+            self._player.release(self._commands)
 
 
 class Commands:
@@ -103,7 +112,7 @@ class Commands:
 
         self._ffi, self._lib, self._checked = ffi, lib, libf
         self._device, self._raw, self._queue = device, device._internal, device.queue._internal
-        self.player: Player = find_player(ffi, lib)
+        self.player: Player = find_player(*self.player_arguments)
         self._error = wgpu_module().GPUError
         statuses = self._statuses = list[int]()
 
@@ -113,51 +122,30 @@ class Commands:
 
         self._on_mapped = on_mapped
 
+    @property
+    def player_arguments(self) -> tuple[Any, ...]:
+        """What a player is made of: wgpu's cffi, library and checked functions, the device, and its queue."""
+        return self._ffi, self._lib, self._checked, self._raw, self._queue
+
     def schedule(
         self, calls: Sequence[Call], kept: Sequence[Any], before: Sequence[Copy], after: Sequence[Copy]
     ) -> Schedule:
         """Get calls ready to be recorded again and again."""
-        return Schedule(self.player.prepare(calls), len(calls), tuple(kept), tuple(before), tuple(after))
+        prepared = self.player.prepare(_copy_calls(before), calls, _copy_calls(after))
+        return Schedule(prepared, len(calls), (*kept, *before, *after))
 
     def record(self, schedule: Schedule, part: slice) -> Recorded:
         """Record a stretch of a schedule; copies go with its first and last dispatch."""
-        checked, lib, null = self._checked, self._lib, self._ffi.NULL
         start, stop, _ = part.indices(schedule.num_calls)
-        encoder = checked.wgpuDeviceCreateCommandEncoder(self._raw, null)
-        try:
-            if start == 0:
-                self._copy(encoder, schedule.before)
-            compute_pass = lib.wgpuCommandEncoderBeginComputePass(encoder, null)  # `finish` tells what was wrong
-            try:
-                self.player.play(compute_pass, schedule.calls[start:stop])
-                lib.wgpuComputePassEncoderEnd(compute_pass)
-            finally:
-                lib.wgpuComputePassEncoderRelease(compute_pass)
-            if stop == schedule.num_calls:
-                self._copy(encoder, schedule.after)
-            handle = checked.wgpuCommandEncoderFinish(encoder, null)
-        finally:
-            lib.wgpuCommandEncoderRelease(encoder)
-        return Recorded(self._ffi.gc(handle, lib.wgpuCommandBufferRelease), schedule)
-
-    def send(self, recorded: Recorded) -> None:
-        """Hand recorded commands over."""
-        self._checked.wgpuQueueSubmit(self._queue, 1, self._ffi.new("WGPUCommandBuffer *", recorded.handle))
+        return Recorded(self.player, self.player.record(schedule.prepared, start, stop), schedule)
 
     def copy(self, copies: Sequence[Copy]) -> None:
         """Copy after what was handed over before."""
-        encoder = self._checked.wgpuDeviceCreateCommandEncoder(self._raw, self._ffi.NULL)
-        try:
-            self._copy(encoder, copies)
-            handle = self._checked.wgpuCommandEncoderFinish(encoder, self._ffi.NULL)
-        finally:
-            self._lib.wgpuCommandEncoderRelease(encoder)
-        self.send(Recorded(self._ffi.gc(handle, self._lib.wgpuCommandBufferRelease), Schedule((), 0, tuple(copies))))
+        self.record(self.schedule((), (), copies, ()), slice(None)).submit()
 
-    def write(self, target: GpuBuffer, values: npt.NDArray[Any], offset: int) -> None:
-        """Copy whole words into a buffer before anything that is handed over later."""
-        at = self._ffi.cast("uint8_t *", values.ctypes.data)
-        self._checked.wgpuQueueWriteBuffer(self._queue, target.handle._internal, offset, at, values.nbytes)
+    def write(self, target: GpuBuffer, values: npt.NDArray[np.uint8], num_bytes: int, offset: int = 0) -> None:
+        """Copy the beginning of whole words into a buffer before anything that is handed over later."""
+        self.player.write(target.handle._internal, offset, values, num_bytes)
 
     def fetch(self, source: GpuBuffer, num_bytes: int) -> npt.NDArray[np.uint8]:
         """Wait for all that was handed over, and take the beginning of a buffer that may be mapped."""
@@ -177,8 +165,6 @@ class Commands:
             if self._statuses in ([], [success]):  # whatever happened: nothing may be copied to it while it is mapped
                 checked.wgpuBufferUnmap(raw)
 
-    def _copy(self, encoder: Any, copies: Sequence[Copy]) -> None:
-        for copy in copies:
-            self._lib.wgpuCommandEncoderCopyBufferToBuffer(
-                encoder, copy.source.handle._internal, copy.start, copy.target.handle._internal, copy.to, copy.num_bytes
-            )
+
+def _copy_calls(copies: Sequence[Copy]) -> list[CopyCall]:
+    return [(c.source.handle._internal, c.start, c.target.handle._internal, c.to, c.num_bytes) for c in copies]

@@ -1,8 +1,7 @@
 """An opened graphics adapter: buffers within a budget, kernels, and runs of them."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Self
 
@@ -13,10 +12,12 @@ from understudy.errors import DeviceLostError, GpuError, GpuMemoryError
 from understudy.kernels.gpu_adapters import Adapter, find_handle, wgpu_module
 from understudy.kernels.gpu_commands import Commands, Copy, GpuBuffer, Recorded, Schedule
 
-__all__ = ["Copy", "Dispatch", "GpuBuffer", "GpuDevice", "Kernel", "Recorded", "Schedule"]
+__all__ = ["Bound", "Copy", "Dispatch", "GpuBuffer", "GpuDevice", "Kernel", "Recorded", "Schedule"]
 
 _UPLOAD_BYTES = 8 << 20
 _KEPT_BYTES = 8 << 20
+_UNIFORM_BYTES = 512
+_BINDING_TYPES = {"read": "read-only-storage", "write": "storage", "uniform": "uniform"}
 _LIMITS = {
     "max-storage-buffer-binding-size": "max_binding_bytes",
     "max-buffer-size": "max_buffer_bytes",
@@ -32,11 +33,28 @@ class Kernel:
         handle: wgpu's pipeline.
         bindings: numbers of the storage buffers that it sees, ascending.
         label: its name.
+        kinds: of all buffers that are bound where it runs; None where it has a group of its own.
     """
 
     handle: Any
     bindings: tuple[int, ...]
     label: str
+    kinds: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bound:
+    """Buffers that several kernels share.
+
+    Attributes:
+        kinds: what kernels may do with each, see `GpuDevice.bind`.
+        group: wgpu's bind group.
+        buffers: by binding.
+    """
+
+    kinds: tuple[str, ...]
+    group: Any
+    buffers: tuple[GpuBuffer, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,6 +93,7 @@ class GpuDevice:
         self.num_bytes = 0
         self._is_lost = False
         self._kernels: dict[str, Kernel] = {}
+        self._layouts: dict[tuple[str, ...], tuple[Any, Any]] = {}
         features = [name for name in ("subgroup", "timestamp-query") if name in adapter.features]
         limits = {name: getattr(adapter, field) for name, field in _LIMITS.items()}
         try:
@@ -82,6 +101,9 @@ class GpuDevice:
         except (RuntimeError, self._wgpu.GPUError) as error:
             raise GpuError(f"The graphics adapter {adapter} cannot be opened: {_gist(error)}.") from error
         self._commands = Commands(self._device)
+        self._writing, self._recording, self._sending = (
+            _Errors(self, doing) for doing in ("writing words", "recording work", "submitting work")
+        )
         self._read_back: GpuBuffer | None = None
 
     def __enter__(self) -> Self:
@@ -95,6 +117,7 @@ class GpuDevice:
         self._is_lost = True
         self._read_back = None
         self._kernels.clear()
+        self._layouts.clear()
         self._device.destroy()
 
     @property
@@ -160,18 +183,39 @@ class GpuDevice:
                 part = raw[start : start + _UPLOAD_BYTES]
                 if part.size % 4:
                     part = np.concatenate([part, np.zeros(-part.size % 4, np.uint8)])
-                self._commands.write(target, part, offset + start)
+                self._commands.write(target, part, part.size, offset + start)
                 if raw.size > _UPLOAD_BYTES:  # or the copies that wait would double the memory
                     self._device.queue.submit([])
                     self._device._poll_wait()
 
-    def kernel(self, label: str, pieces: Sequence[str], constants: Mapping[str, int | float]) -> Kernel:
+    def write_words(self, target: GpuBuffer, words: npt.NDArray[np.uint8], num_bytes: int) -> None:
+        """Copy the beginning of an array to that of a buffer, as `write` does, in little time.
+
+        Args:
+            target: where to.
+            words: contiguous bytes.
+            num_bytes: how many, a multiple of 4.
+        """
+        if num_bytes % 4 or num_bytes > target.num_bytes:
+            raise ValueError(f"{num_bytes} bytes do not fit {target.label} ({target.num_bytes} bytes)")
+        with self._writing:
+            self._commands.write(target, words, num_bytes)
+
+    def kernel(
+        self,
+        label: str,
+        pieces: Sequence[str],
+        constants: Mapping[str, int | float],
+        *,
+        kinds: tuple[str, ...] | None = None,
+    ) -> Kernel:
         """Compile a program, once.
 
         Args:
             label: its name.
             pieces: files of `kernels/wgsl`, without the ending, put together in this order.
             constants: whole numbers become u32, others f32.
+            kinds: of the buffers that it shares with other kernels; None gives it a group of its own.
 
         Raises:
             GpuError: the adapter's driver refuses it.
@@ -182,23 +226,59 @@ class GpuDevice:
         if found is None:
             with self._errors(f"compiling the kernel {label}"):
                 module = self._device.create_shader_module(label=label, code=source)
+                layout = "auto" if kinds is None else self._layout(kinds)[1]
                 handle = self._device.create_compute_pipeline(
-                    label=label, layout="auto", compute={"module": module, "entry_point": "main"}
+                    label=label, layout=layout, compute={"module": module, "entry_point": "main"}
                 )
-            found = self._kernels[source] = Kernel(handle, _bindings(source), label)
+            found = self._kernels[source] = Kernel(handle, _bindings(source), label, kinds)
         return found
 
-    def dispatch(self, kernel: Kernel, buffers: Sequence[GpuBuffer | None]) -> Dispatch:
+    def bind(self, kinds: tuple[str, ...], buffers: Sequence[GpuBuffer]) -> Bound:
+        """Tie buffers together, for kernels that share them.
+
+        Args:
+            kinds: of each "read", "write" or "uniform"; kernels see the first 512 bytes of the last kind.
+            buffers: by binding.
+
+        Raises:
+            GpuError: a buffer is too large to be seen.
+            DeviceLostError: the device is gone.
+        """
+        entries = []
+        for n, (kind, buffer) in enumerate(zip(kinds, buffers, strict=True)):
+            seen = {"offset": 0, "size": _UNIFORM_BYTES} if kind == "uniform" else {}
+            entries.append({"binding": n, "resource": {"buffer": buffer.handle, **seen}})
+        with self._errors("binding buffers"):
+            group = self._device.create_bind_group(layout=self._layout(kinds)[0], entries=entries)
+        return Bound(kinds, group, tuple(buffers))
+
+    def _layout(self, kinds: tuple[str, ...]) -> tuple[Any, Any]:
+        """Wgpu's layouts of a bind group of these kinds, and of pipelines that use it."""
+        found = self._layouts.get(kinds)
+        if found is None:
+            entries = [
+                {"binding": n, "visibility": self._wgpu.ShaderStage.COMPUTE, "buffer": {"type": _BINDING_TYPES[kind]}}
+                for n, kind in enumerate(kinds)
+            ]
+            group = self._device.create_bind_group_layout(entries=entries)
+            found = self._layouts[kinds] = group, self._device.create_pipeline_layout(bind_group_layouts=[group])
+        return found
+
+    def dispatch(self, kernel: Kernel, buffers: Sequence[GpuBuffer | None] | Bound) -> Dispatch:
         """Tie a kernel to its buffers.
 
         Args:
             kernel: what will run.
-            buffers: by binding; those that the kernel does not see are left out.
+            buffers: by binding, without those that the kernel does not see; or what it shares with others.
 
         Raises:
             GpuError: a buffer is missing or too large to be seen.
             DeviceLostError: the device is gone.
         """
+        if isinstance(buffers, Bound):
+            if buffers.kinds != kernel.kinds:
+                raise GpuError(f"The kernel {kernel.label} shares buffers {kernel.kinds}, got {buffers.kinds}.")
+            return Dispatch(kernel, buffers.group, dict(enumerate(buffers.buffers)))
         seen: dict[int, GpuBuffer] = {}
         for binding in kernel.bindings:
             buffer = buffers[binding] if binding < len(buffers) else None
@@ -243,7 +323,7 @@ class GpuDevice:
         Raises:
             DeviceLostError: the device is gone.
         """
-        with self._errors("recording work"):
+        with self._recording:
             return self._commands.record(schedule, part)
 
     def send(self, recorded: Recorded) -> None:
@@ -252,8 +332,8 @@ class GpuDevice:
         Raises:
             DeviceLostError: the device is gone.
         """
-        with self._errors("submitting work"):
-            self._commands.send(recorded)
+        with self._sending:
+            recorded.submit()
 
     def submit(self, schedule: Schedule, part: slice = slice(None)) -> None:
         """Run a schedule, or a stretch of it; does not wait.
@@ -320,21 +400,35 @@ class GpuDevice:
         self.copy(Copy(source, 0, target, 0, words))
         return self.fetch(target, words)[:size]
 
-    @contextlib.contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
-        """Say what failed in our own words, and remember a lost device."""
-        if self._is_lost:
-            raise DeviceLostError(f"The graphics adapter {self.adapter} is lost.")
-        try:
-            yield
-        except self._wgpu.GPUError as error:
-            text = _gist(error)
-            if "device is lost" in str(error).lower():
-                self._is_lost = True
-                raise DeviceLostError(f"The graphics adapter {self.adapter} was lost while {doing}: {text}.") from error
-            if isinstance(error, self._wgpu.GPUOutOfMemoryError) or "out of memory" in str(error).lower():
-                raise GpuMemoryError(f"{self.adapter} has no memory left ({doing}): {text}.") from error
-            raise GpuError(f"{self.adapter} refused ({doing}): {text}.") from error
+    def _errors(self, doing: str) -> "_Errors":
+        return _Errors(self, doing)
+
+    def translate(self, error: Exception, doing: str) -> GpuError:
+        """What failed in our own words; a lost device is remembered."""
+        text = _gist(error)
+        if "device is lost" in str(error).lower():
+            self._is_lost = True
+            return DeviceLostError(f"The graphics adapter {self.adapter} was lost while {doing}: {text}.")
+        if isinstance(error, self._wgpu.GPUOutOfMemoryError) or "out of memory" in str(error).lower():
+            return GpuMemoryError(f"{self.adapter} has no memory left ({doing}): {text}.")
+        return GpuError(f"{self.adapter} refused ({doing}): {text}.")
+
+
+class _Errors:
+    """Turns wgpu's errors into ours; a class, for `contextlib` takes microseconds of each token."""
+
+    __slots__ = ("_device", "_doing")
+
+    def __init__(self, device: GpuDevice, doing: str) -> None:
+        self._device, self._doing = device, doing
+
+    def __enter__(self) -> None:
+        if self._device._is_lost:
+            raise DeviceLostError(f"The graphics adapter {self._device.adapter} is lost.")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is not None and isinstance(error, Exception) and isinstance(error, wgpu_module().GPUError):
+            raise self._device.translate(error, self._doing) from error
 
 
 def _source(pieces: Sequence[str], constants: Mapping[str, int | float]) -> str:

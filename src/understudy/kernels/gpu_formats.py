@@ -3,15 +3,13 @@
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import GpuError
 from understudy.kernels.formats import StorageType
 
-__all__ = ["GPU_TYPES", "INTEGER_TYPES", "gpu_bytes", "gpu_layout", "num_groups"]
+__all__ = ["INTEGER_TYPES", "gpu_bytes", "gpu_layout", "num_groups"]
 
 _U8 = npt.NDArray[np.uint8]
 
-INTEGER_TYPES = (StorageType.Q4_0, StorageType.Q8_0, StorageType.Q4_K, StorageType.Q6_K)
-GPU_TYPES = (StorageType.F32, StorageType.F16, StorageType.BF16, *INTEGER_TYPES)
+INTEGER_TYPES = (StorageType.Q4_0, StorageType.Q8_0, StorageType.Q4_K, StorageType.Q6_K, StorageType.IQ4_XS)
 # Bytes of levels for a group, and of scales for as many groups as share them.
 _SIZES = {
     StorageType.F32: (128, 0, 1),
@@ -21,6 +19,7 @@ _SIZES = {
     StorageType.Q8_0: (32, 2, 1),
     StorageType.Q4_K: (16, 16, 8),
     StorageType.Q6_K: (16, 84, 8),
+    StorageType.IQ4_XS: (16, 8, 8),
 }
 
 
@@ -30,14 +29,7 @@ def num_groups(cols: int) -> int:
 
 
 def gpu_bytes(kind: StorageType, rows: int, cols: int) -> tuple[int, int]:
-    """Bytes of levels and of scales of a matrix on the GPU, each rounded up to 16.
-
-    Raises:
-        GpuError: there is no kernel for the format.
-    """
-    if kind not in _SIZES:
-        names = ", ".join(k.name for k in GPU_TYPES)
-        raise GpuError(f"The wgpu backend has no kernel for {kind.name}; quantize to one of {names}, or use the CPU.")
+    """Bytes of levels and of scales of a matrix on the GPU, each rounded up to 16."""
     levels, scales, shared = _SIZES[kind]
     groups = rows * num_groups(cols)
     return groups * levels, -(-groups // shared * scales // 16) * 16
@@ -54,11 +46,7 @@ def gpu_layout(raw: _U8, kind: StorageType, rows: int, cols: int) -> tuple[_U8, 
 
     Returns:
         Levels and scales; no scales where the format has none.
-
-    Raises:
-        GpuError: there is no kernel for the format.
     """
-    gpu_bytes(kind, rows, cols)
     if kind not in INTEGER_TYPES:
         values = raw.reshape(rows, -1)
         padding = num_groups(cols) * 32 * kind.block_bytes - values.shape[1]
@@ -66,6 +54,8 @@ def gpu_layout(raw: _U8, kind: StorageType, rows: int, cols: int) -> tuple[_U8, 
     blocks = raw.reshape(-1, kind.block_bytes)
     if kind in (StorageType.Q4_0, StorageType.Q8_0):
         return blocks[:, 2:].reshape(-1), blocks[:, :2].reshape(-1)
+    if kind is StorageType.IQ4_XS:
+        return blocks[:, 8:].reshape(-1), blocks[:, :8].reshape(-1)
     if kind is StorageType.Q4_K:
         return _nibbles(_halves(blocks[:, 16:], 32)), blocks[:, :16].reshape(-1)
     return _nibbles(_halves(blocks[:, :128], 64)), _heads_q6_k(blocks)

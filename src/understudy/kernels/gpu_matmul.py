@@ -1,7 +1,7 @@
 """Matrices on the GPU, and multiplication by them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,15 +9,30 @@ import numpy.typing as npt
 
 from understudy.kernels.formats import StorageType
 from understudy.kernels.gpu_adapters import Adapter
-from understudy.kernels.gpu_device import Dispatch, GpuBuffer, GpuDevice
+from understudy.kernels.gpu_bindings import PASS_BINDINGS
+from understudy.kernels.gpu_device import Bound, Dispatch, GpuDevice
 from understudy.kernels.gpu_formats import INTEGER_TYPES, gpu_bytes, gpu_layout, num_groups
 
-__all__ = ["GpuMatrix", "Matmul", "PassLayout", "Variant", "matmul", "padded", "token_tile", "upload_matrix"]
+__all__ = [
+    "GpuMatrix",
+    "Matmul",
+    "MatrixStore",
+    "PassLayout",
+    "Variant",
+    "Way",
+    "matmul",
+    "padded",
+    "store_bytes",
+    "token_tile",
+]
 
 _ROWS = 4
 _ROW_TILE = 2 * _ROWS
 _MAX_TOKENS = 4
 _OUTPUTS = ("store", "relu2", "add")
+_MAX_MATRICES = 8
+_SHAPE_BYTES = 64
+_HEADER_BYTES = _MAX_MATRICES * _SHAPE_BYTES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,23 +87,128 @@ class PassLayout:
         return self.places["BLOCKS_AT"] + self.max_blocks
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """From which activations to which a matrix leads; places are floats in the buffer of activations.
+
+    Attributes:
+        x_at: where x begins: (T, padded(cols)) float32, zeros past cols; a multiple of 4.
+        y_at: where y begins: (T, y_stride) float32; a multiple of 4.
+        y_stride: floats from a row of y to the next; a multiple of 4 but for logits.
+        y_offset: where the results begin in a row of y; likewise.
+        eps: of the norm before, where there is one.
+        output: how results go into y: stored, as squared ReLUs, or added to what is there.
+        is_head: whether y is the buffer of logits, and only the rows of x are taken whose logits are wanted.
+    """
+
+    x_at: int
+    y_at: int
+    y_stride: int
+    y_offset: int = 0
+    eps: float = 0.0
+    output: Literal["store", "relu2", "add"] = "store"
+    is_head: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.x_at | self.y_at) % 4 or (not self.is_head and (self.y_stride | self.y_offset) % 4):
+            raise ValueError(f"activations lie in vectors of 4 floats, got {self}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class GpuMatrix:
-    """A packed matrix on the GPU.
+    """A packed matrix in a `MatrixStore`.
 
     Attributes:
         kind: its format.
         rows: outputs.
         cols: inputs.
-        levels: bits of the values.
-        scales: None where the format has none.
+        number: of the matrix in its store.
+        is_head: as its way says.
     """
 
     kind: StorageType
     rows: int
     cols: int
-    levels: GpuBuffer
-    scales: GpuBuffer | None
+    number: int
+    is_head: bool
+
+
+def store_bytes(matrices: Iterable[tuple[StorageType, int, int, bool]]) -> int:
+    """Bytes of a store of such matrices: formats, rows, columns, and whether each has a norm before it."""
+    return _HEADER_BYTES + sum(
+        sum(gpu_bytes(kind, rows, cols)) + (2 * padded(cols) * 4 if has_norm else 0)
+        for kind, rows, cols, has_norm in matrices
+    )
+
+
+class MatrixStore:
+    """Matrices in one buffer, so that kernels can see all of them at once; what each is like stands at its beginning.
+
+    Attributes:
+        weights: the buffer.
+    """
+
+    def __init__(self, device: GpuDevice, num_bytes: int, label: str) -> None:
+        """Take memory.
+
+        Args:
+            device: where.
+            num_bytes: as `store_bytes` says.
+            label: what for.
+
+        Raises:
+            GpuMemoryError: there is not so much.
+        """
+        self.weights = device.buffer(num_bytes, label)
+        self._device = device
+        self._end = _HEADER_BYTES
+        self._count = 0
+
+    def add(
+        self,
+        stored: Sequence[npt.NDArray[np.uint8]],
+        kind: StorageType,
+        rows: Sequence[int],
+        cols: int,
+        way: Way,
+        *,
+        norm: npt.NDArray[np.float32] | None = None,
+    ) -> GpuMatrix:
+        """Copy matrices of one format and width to the GPU, one below the other, as one.
+
+        Args:
+            stored: the bytes of each, as a GGUF file has them.
+            kind: their format.
+            rows: of each.
+            cols: of all.
+            way: where x and y are.
+            norm: (2, padded(cols)) gain and bias of a LayerNorm1P on the way in; None for none.
+        """
+        parts = [gpu_layout(raw, kind, count, cols) for raw, count in zip(stored, rows, strict=True)]
+        levels, scales = (
+            parts[0][which] if len(parts) == 1 else np.concatenate([part[which] for part in parts]) for which in (0, 1)
+        )
+        places = [self._put(piece) for piece in (levels, scales, norm)]
+        numbers = (
+            cols, num_groups(cols), sum(rows), _OUTPUTS.index(way.output),
+            way.x_at // 4, padded(cols) // 4, way.y_at // 4, way.y_stride, way.y_offset, way.is_head, *places,
+        )  # fmt: skip
+        shape = np.zeros(_SHAPE_BYTES // 4, np.uint32)
+        shape[: len(numbers)] = numbers
+        shape[len(numbers) : len(numbers) + 1].view(np.float32)[:] = way.eps
+        number, self._count = self._count, self._count + 1
+        if number == _MAX_MATRICES:
+            raise ValueError(f"a store holds {_MAX_MATRICES} matrices")
+        self._device.write(self.weights, shape, offset=number * _SHAPE_BYTES)
+        return GpuMatrix(kind=kind, rows=sum(rows), cols=cols, number=number, is_head=way.is_head)
+
+    def _put(self, values: npt.NDArray[np.uint8] | npt.NDArray[np.float32] | None) -> int:
+        """Where it lies, in vectors of 16 bytes; 0 for nothing."""
+        if values is None or not values.size:
+            return 0
+        at, self._end = self._end, self._end + -(-values.nbytes // 16) * 16
+        self._device.write(self.weights, values, offset=at)
+        return at // 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,104 +242,47 @@ def token_tile(adapter: Adapter) -> int:
     return _MAX_TOKENS if adapter.workgroup_bytes >= 32768 else _MAX_TOKENS // 2
 
 
-def upload_matrix(
-    device: GpuDevice, stored: Sequence[npt.NDArray[np.uint8]], kind: StorageType, rows: Sequence[int], cols: int,
-    label: str,
-) -> GpuMatrix:  # fmt: skip
-    """Copy matrices of one format and width to the GPU, one below the other.
-
-    Args:
-        device: where to.
-        stored: the bytes of each, as a GGUF file has them.
-        kind: their format.
-        rows: of each.
-        cols: of all.
-        label: what for.
-
-    Raises:
-        GpuError: there is no kernel for the format.
-        GpuMemoryError: they do not fit.
-    """
-    sizes = gpu_bytes(kind, sum(rows), cols)
-    parts = [gpu_layout(raw, kind, count, cols) for raw, count in zip(stored, rows, strict=True)]
-    levels = device.buffer(sizes[0], f"{label}, levels")
-    scales = device.buffer(sizes[1], f"{label}, scales") if sizes[1] else None
-    for which, target in enumerate((levels, scales)):
-        if target is not None:
-            device.write(target, parts[0][which] if len(parts) == 1 else np.concatenate([p[which] for p in parts]))
-    return GpuMatrix(kind=kind, rows=sum(rows), cols=cols, levels=levels, scales=scales)
-
-
 def matmul(
-    device: GpuDevice,
-    matrix: GpuMatrix,
-    x: GpuBuffer,
-    y: GpuBuffer,
-    words: GpuBuffer,
-    layout: PassLayout,
-    *,
-    variant: Variant,
-    tokens: int = 1,
-    norm: GpuBuffer | None = None,
-    eps: float = 0.0,
-    output: Literal["store", "relu2", "add"] = "store",
-    wants_logits: bool = False,
-    y_stride: int | None = None,
-    y_offset: int = 0,
+    device: GpuDevice, bound: Bound, matrix: GpuMatrix, layout: PassLayout, *, variant: Variant, tokens: int = 1
 ) -> Matmul:
     """Prepare y = norm(x) * matrix^T.
 
     Args:
         device: where all of it is.
+        bound: the matrix's store and all else that `bind_pass` ties to it.
         matrix: (rows, cols).
-        x: (T, padded(cols)) float32, zeros past cols.
-        y: (T, y_stride) float32.
-        words: of the pass, laid out as `layout` says.
-        layout: see words.
+        layout: of the pass's words.
         variant: abilities to use.
         tokens: that a workgroup takes.
-        norm: gain and bias, each padded(cols) floats, of a LayerNorm1P on the way in; None for none.
-        eps: of the norm.
-        output: how results go into y: stored, as squared ReLUs, or added to what is there.
-        wants_logits: take only the rows of x whose logits are wanted.
-        y_stride: floats from a row of y to the next; default: padded(rows).
-        y_offset: where the results begin in a row of y.
 
     Raises:
         GpuError: the adapter's driver refuses the kernel.
     """
     kernel = device.kernel(
         f"{matrix.kind.name} matrix",
-        _pieces(matrix.kind, variant),
-        {"TOKENS": tokens, "ROWS": _ROWS, "WANTED_AT": layout.places["WANTED_AT"]},
+        _pieces(matrix, variant),
+        {"TOKENS": tokens, "ROWS": _ROWS, "MATRIX": matrix.number, "WANTED_AT": layout.places["WANTED_AT"]},
+        kinds=PASS_BINDINGS,
     )
-    numbers = (
-        matrix.cols, num_groups(matrix.cols), matrix.rows, padded(matrix.cols) // 4,
-        padded(matrix.rows) if y_stride is None else y_stride, y_offset, norm is not None, _OUTPUTS.index(output),
-        wants_logits,
-    )  # fmt: skip
-    shape = np.zeros(12, np.uint32)
-    shape[: len(numbers)] = numbers
-    shape[len(numbers) : len(numbers) + 1].view(np.float32)[:] = eps
-    told = device.upload(shape, "shape of a matrix")
-    dispatch = device.dispatch(kernel, (matrix.levels, matrix.scales, x, y, words, norm or words, told))
     return Matmul(
-        dispatch=dispatch,
+        dispatch=device.dispatch(kernel, bound),
         num_row_tiles=-(-matrix.rows // _ROW_TILE),
         tokens=tokens,
         num_bytes=sum(gpu_bytes(matrix.kind, matrix.rows, matrix.cols)),
     )
 
 
-def _pieces(kind: StorageType, variant: Variant) -> list[str]:
+def _pieces(matrix: GpuMatrix, variant: Variant) -> list[str]:
     """The files of a multiplication's program."""
+    kind = matrix.kind
     is_integer = variant.has_dp4a and kind in INTEGER_TYPES
     return [
-        "shape",
+        "bindings",
         f"format_{kind.name.lower()}",
         *(["dequantize"] if kind in INTEGER_TYPES and not is_integer else []),
         "input",
         "matmul_dp4a" if is_integer else "matmul",
         "matmul_main",
+        "put_logits" if matrix.is_head else "put_work",
         "sum_subgroup" if variant.has_subgroups else "sum_core",
     ]

@@ -16,8 +16,9 @@ import numpy as np
 from understudy.errors import GpuError
 from understudy.kernels.formats import StorageType, dequantize, quantize
 from understudy.kernels.gpu_adapters import Adapter, choose_adapter, list_adapters
+from understudy.kernels.gpu_bindings import bind_pass
 from understudy.kernels.gpu_device import GpuDevice
-from understudy.kernels.gpu_matmul import PassLayout, Variant, matmul, padded, upload_matrix
+from understudy.kernels.gpu_matmul import MatrixStore, PassLayout, Variant, Way, matmul, padded, store_bytes
 from understudy.kernels.reference import rounded_activations
 
 __all__ = ["Finding", "answer", "find_gpu", "is_right", "survey"]
@@ -110,11 +111,18 @@ def is_right(device: GpuDevice, variant: Variant) -> bool:
     layout = PassLayout(max_tokens=_TOKENS, max_items=1, max_rows=_TOKENS, max_blocks=1)
     words = np.zeros(layout.num_words, np.uint32)
     words[0] = _TOKENS
-    y = device.buffer(_TOKENS * padded(_ROWS) * 4, "probe")
-    matrix = upload_matrix(device, [raw], StorageType.Q8_0, [_ROWS], _COLS, "probe")
-    made = matmul(device, matrix, device.upload(x, "probe"), y, device.upload(words, "probe"), layout, variant=variant)
+    store = MatrixStore(device, store_bytes([(StorageType.Q8_0, _ROWS, _COLS, False)]), "probe")
+    way = Way(x_at=0, y_at=x.size, y_stride=padded(_ROWS))
+    matrix = store.add([raw], StorageType.Q8_0, [_ROWS], _COLS, way)
+    work = device.upload(np.concatenate([x.reshape(-1), np.zeros(_TOKENS * padded(_ROWS), np.float32)]), "probe")
+    others = [device.buffer(16, "probe") for _ in range(3)]
+    bound = bind_pass(
+        device, weights=store.weights, work=work, words=device.upload(words, "probe"),
+        **dict(zip(("cache", "turns", "logits"), others, strict=True)),
+    )  # fmt: skip
+    made = matmul(device, bound, matrix, layout, variant=variant)
     device.submit(device.schedule([made.run(_TOKENS)]))
-    found = device.read(y).view(np.float32).reshape(_TOKENS, -1)[:, :_ROWS]
+    found = device.read(work).view(np.float32)[x.size :].reshape(_TOKENS, -1)[:, :_ROWS]
     taken = rounded_activations(x, StorageType.Q8_0) if variant.has_dp4a else x
     expected = taken @ dequantize(raw, StorageType.Q8_0, (_ROWS, _COLS)).T
     return bool(np.abs(found - expected).max() < 1e-4 * np.abs(expected).max())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GpuLimits", "Pace"]
+__all__ = ["GpuLimits", "Pace", "PassCosts"]
 
 _FRAME_MS = 1000 / 60
 _FIRST_RATE = 20e9  # bytes a second: a slow GPU's, until the first passes were timed
@@ -40,6 +40,30 @@ class GpuLimits:
                 raise ValueError(f"{name} must be above 0, got {value!r}.")
 
 
+class PassCosts:
+    """What the dispatches of a pass cost, in bytes read; made once for a pass that comes again and again.
+
+    Attributes:
+        total: of all.
+        whole: all of them.
+        sums: of each and those before.
+    """
+
+    def __init__(self, num_bytes: Sequence[int] | npt.NDArray[np.int64]) -> None:
+        """Add up.
+
+        Args:
+            num_bytes: that each dispatch reads of weights.
+        """
+        self.sums = np.cumsum(np.asarray(num_bytes, np.float64) + _DISPATCH_BYTES)
+        self.total = float(self.sums[-1])
+        self.whole = slice(0, len(self.sums))
+
+    def of(self, part: slice) -> float:
+        """Costs of a stretch."""
+        return float(self.sums[part.stop - 1] - (self.sums[part.start - 1] if part.start else 0.0))
+
+
 class Pace:
     """Cuts passes by what they will probably take, learns from what they took, and rests in between."""
 
@@ -62,38 +86,31 @@ class Pace:
         self._num_passes = 0
         self._next_token_at = 0.0
 
-    def cut(self, num_bytes: Sequence[int] | npt.NDArray[np.int64]) -> list[slice]:
-        """Stretches of dispatches, each one submission.
-
-        Args:
-            num_bytes: that each dispatch reads of weights.
-        """
+    def cut(self, costs: PassCosts) -> list[slice]:
+        """Stretches of dispatches, each one submission."""
         most = self._limits.submission_ms / 1000 * self._rate
-        costs = np.cumsum(np.asarray(num_bytes, np.float64) + _DISPATCH_BYTES)
+        if costs.total <= most:
+            return [costs.whole]
+        sums = costs.sums
         parts, start, done = [], 0, 0.0
-        while costs[-1] - done > most and start < len(costs) - 1:
-            stop = max(start + 1, int(np.searchsorted(costs, done + most, side="right")))
+        while costs.total - done > most and start < len(sums) - 1:
+            stop = max(start + 1, int(np.searchsorted(sums, done + most, side="right")))
             parts.append(slice(start, stop))
-            start, done = stop, costs[stop - 1]
-        return [*parts, slice(start, len(costs))]
+            start, done = stop, sums[stop - 1]
+        return [*parts, slice(start, len(sums))]
 
-    def run(
-        self,
-        num_bytes: Sequence[int] | npt.NDArray[np.int64],
-        submit: Callable[[slice], None],
-        wait: Callable[[], None],
-    ) -> int:
+    def run(self, costs: PassCosts, submit: Callable[[slice], None], wait: Callable[[], None]) -> int:
         """Submit a pass piece by piece, as the limits ask; returns the number of submissions.
 
         Where all of the GPU may be used, a pass in one piece is waited for now and then only, to see whether the GPU
         became slower.
 
         Args:
-            num_bytes: that each dispatch reads of weights.
+            costs: of its dispatches.
             submit: hands a stretch over.
             wait: returns when all is done.
         """
-        parts = self.cut(num_bytes)
+        parts = self.cut(costs)
         share = None if self._limits.frame_ms is None else min(1.0, self._limits.frame_ms / _FRAME_MS)
         self._num_passes += 1
         if len(parts) == 1 and share is None and self._num_passes % _MEASURE_EVERY:
@@ -104,8 +121,7 @@ class Pace:
             submit(part)
             wait()
             took = self._clock() - began
-            cost = float(np.sum(num_bytes[part])) + _DISPATCH_BYTES * (part.stop - part.start)
-            self._rate += 0.2 * (cost / max(took, 1e-6) - self._rate)
+            self._rate += 0.2 * (costs.of(part) / max(took, 1e-6) - self._rate)
             if share is not None and share < 1:
                 self._sleep(took * (1 / share - 1))
         return len(parts)

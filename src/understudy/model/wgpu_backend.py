@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +31,8 @@ _F32 = npt.NDArray[np.float32]
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Piece:
-    """Some tokens of a step, and which of them want logits."""
+class _Piece(NamedTuple):
+    """Some tokens of a step."""
 
     step: int
     start: int
@@ -88,6 +88,7 @@ class WgpuBackend:
             budget_bytes=self._limits.memory_bytes,
             kv_bits=kv_bits,
             cache_tokens=cache_tokens,
+            max_store_bytes=adapter.max_binding_bytes,
         )
         self._weights = weights
         self._embedding = weights["model.embed_tokens.weight"]
@@ -155,7 +156,8 @@ class WgpuBackend:
                 vocabulary, a step is empty, or the GPU was lost twice.
         """
         caches = [self._checked_cache(step) for step in batch]
-        self._pace.hold_back(sum(len(step.token_ids) for step in batch))
+        if self._limits.tokens_per_s is not None:
+            self._pace.hold_back(sum(len(step.token_ids) for step in batch))
         try:
             return self._run(batch, caches)
         except DeviceLostError as error:
@@ -192,31 +194,49 @@ class WgpuBackend:
                 self._read_again(cache)
         for step, cache in zip(batch, caches, strict=True):
             cache.reserve(len(step.token_ids))
-        logits: list[list[_F32]] = [[] for _ in batch]
-        for pieces in self._passes([len(step.token_ids) for step in batch], [c.length for c in caches]):
-            x = self._embedding.rows([token for p in pieces for token in batch[p.step].token_ids[p.start : p.stop]])
-            first_wanted = [len(step.token_ids) - step.num_logits for step in batch]
-            wanted = [range(max(p.start, first_wanted[p.step]), p.stop) for p in pieces]
-            for piece, rows in zip(pieces, self._compute(pieces, caches, x, wanted), strict=True):
-                logits[piece.step].append(rows)
+        passes = self._passes([len(step.token_ids) for step in batch], [c.length for c in caches])
+        if len(passes) == 1:  # a piece a step, in order
+            logits = self._compute(passes[0], batch, caches)
+        else:
+            parts: list[list[_F32]] = [[] for _ in batch]
+            for pieces in passes:
+                for piece, rows in zip(pieces, self._compute(pieces, batch, caches), strict=True):
+                    parts[piece.step].append(rows)
+            logits = [np.concatenate(rows) if len(rows) > 1 else rows[0] for rows in parts]
         for step, cache in zip(batch, caches, strict=True):
             cache.advance(step.token_ids)
-        return [np.concatenate(rows) if len(rows) > 1 else rows[0] for rows in logits]
+        return logits
 
     def _compute(
-        self, pieces: Sequence[_Piece], caches: Sequence[GpuCache], x: _F32, wanted: Sequence[Sequence[int]]
+        self, pieces: Sequence[_Piece], batch: Sequence[ForwardStep], caches: Sequence[GpuCache]
     ) -> list[_F32]:
         """Logits of each piece, by the GPU's head or by the CPU's layers."""
-        firsts = list(itertools.accumulate((p.stop - p.start for p in pieces), initial=0))
-        counts = [len(rows) for rows in wanted]
+        ids: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        tables: list[list[int]] = []
+        rows: list[int] = []
+        counts: list[int] = []
+        for number, piece in enumerate(pieces):
+            step, cache = batch[piece.step], caches[piece.step]
+            past, first = cache.length, len(ids)
+            ids += step.token_ids[piece.start : piece.stop]
+            positions += range(past + piece.start, past + piece.stop)
+            sequences += [number] * (piece.stop - piece.start)
+            tables.append(cache.parts[0].blocks[: -(-(past + piece.stop) // BLOCK_TOKENS)])
+            wanted = max(piece.start, len(step.token_ids) - step.num_logits)
+            rows += range(first + wanted - piece.start, len(ids))
+            counts.append(max(0, piece.stop - wanted))
+        a_pass = Pass(positions=positions, sequences=sequences, tables=tables)
         if self._rest is None:
-            rows = [first + at - p.start for first, p, ats in zip(firsts, pieces, wanted, strict=False) for at in ats]
-            logits = self._model.run(_pass(pieces, caches), x, rows)
+            logits = self._model.run(a_pass, ids, rows)
+            if len(pieces) == 1:
+                return [logits]
             ends = itertools.accumulate(counts)
             return [logits[end - count : end] for count, end in zip(counts, ends, strict=True)]
-        self._model.run(_pass(pieces, caches), x)
+        self._model.run(a_pass, ids)
         return self._rest.forward_rows(
-            self._model.hidden(firsts[-1]),
+            self._model.hidden(len(ids)),
             [caches[p.step].parts[1] for p in pieces],
             [caches[p.step].length + p.start for p in pieces],
             [p.stop - p.start for p in pieces],
@@ -225,13 +245,19 @@ class WgpuBackend:
 
     def _passes(self, sizes: Sequence[int], pasts: Sequence[int]) -> list[list[_Piece]]:
         """Cut a batch into passes that hold few enough tokens and pieces of attention."""
+        layout = self._layout
+        most = 0
+        for size, past in zip(sizes, pasts, strict=True):
+            most += size * ((past + size - 1) // PIECE_TOKENS + 1)
+        if sum(sizes) <= layout.max_tokens and most <= layout.max_items:
+            return [[_Piece(step, 0, size) for step, size in enumerate(sizes)]]
         passes: list[list[_Piece]] = [[]]
         tokens = items = 0
         for step, (size, past) in enumerate(zip(sizes, pasts, strict=True)):
             start = 0
             for at in range(size):
                 more = (past + at) // PIECE_TOKENS + 1
-                if tokens + 1 > self._layout.max_tokens or items + more > self._layout.max_items:
+                if tokens + 1 > layout.max_tokens or items + more > layout.max_items:
                     if at > start:
                         passes[-1].append(_Piece(step, start, at))
                     passes.append([])
@@ -256,13 +282,6 @@ class _Again:
     cache: GpuCache
     token_ids: Sequence[int]
     num_logits: int = 0
-
-
-def _pass(pieces: Sequence[_Piece], caches: Sequence[GpuCache]) -> Pass:
-    positions = [caches[p.step].length + at for p in pieces for at in range(p.start, p.stop)]
-    sequences = [number for number, p in enumerate(pieces) for _ in range(p.start, p.stop)]
-    tables = [caches[p.step].parts[0].blocks[: -(-(caches[p.step].length + p.stop) // BLOCK_TOKENS)] for p in pieces]
-    return Pass(positions=positions, sequences=sequences, tables=tables)
 
 
 def _rest_on_cpu(config: NemotronConfig, weights: Mapping[str, Weight], plan: GpuPlan) -> CpuBackend:

@@ -1,30 +1,33 @@
 """A model's layers on an opened GPU: weights, cache, buffers, and the dispatches of a pass."""
 
+import array
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy.kernels.gpu_attention import PIECE_TOKENS, attention, cache_block_bytes, pieces_bytes, turns
-from understudy.kernels.gpu_device import Copy, Dispatch, GpuBuffer, GpuDevice, Recorded, Schedule
-from understudy.kernels.gpu_formats import gpu_bytes
+from understudy.kernels.gpu_attention import PIECE_TOKENS, attention, cache_block_bytes, turns
+from understudy.kernels.gpu_bindings import bind_pass
+from understudy.kernels.gpu_device import Bound, Copy, Dispatch, GpuBuffer, GpuDevice, Recorded, Schedule
 from understudy.kernels.gpu_matmul import (
     GpuMatrix,
     Matmul,
+    MatrixStore,
     PassLayout,
     Variant,
+    Way,
     matmul,
     padded,
     token_tile,
-    upload_matrix,
 )
 from understudy.model.config import NemotronConfig
-from understudy.model.gpu_limits import Pace
+from understudy.model.gpu_limits import Pace, PassCosts
+from understudy.model.input_table import InputTable
 from understudy.model.mapped_file import drop_pages
 from understudy.model.weights import Weight
-from understudy.model.wgpu_plan import GpuPlan, attention_shape, layer_matrices
+from understudy.model.wgpu_plan import NORMS, GpuPlan, attention_shape, head_slabs, layer_stores, work_places
 
 __all__ = ["GpuModel", "Pass"]
 
@@ -35,8 +38,7 @@ _Key = tuple[int, int, int]
 """What a schedule depends on: tokens and pieces of attention, none for the head alone; rows of logits."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pass:
+class Pass(NamedTuple):
     """What one pass over the layers computes: tokens of any sequences, side by side.
 
     Attributes:
@@ -48,11 +50,6 @@ class Pass:
     positions: Sequence[int]
     sequences: Sequence[int]
     tables: Sequence[Sequence[int]]
-
-    @property
-    def num_tokens(self) -> int:
-        """T."""
-        return len(self.positions)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,66 +89,68 @@ class GpuModel:
         self.plan, self.layout, self._config, self._device, self._variant = plan, layout, config, device, variant
         self._pace = pace
         self.num_submissions = 0
-        self._schedules: dict[_Key, tuple[Schedule, npt.NDArray[np.int64]]] = {}
+        self._schedules: dict[_Key, tuple[Schedule, PassCosts]] = {}
         self._ahead: tuple[_Key, Recorded] | None = None
         self._last: _Key | None = None
         self._weight_bytes: dict[Dispatch, int] = {}
         self._tiles = (1, token_tile(device.adapter))
         self.num_blocks = plan.cache_tokens // 32
         self._shape = attention_shape(config, plan.kv_bits)
-        heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        self._at, num_floats = work_places(config, layout, plan.kv_bits)
         sizes = {
-            "x": layout.max_tokens * padded(config.hidden_size) * 4,
-            "qkv": layout.max_tokens * padded(heads * config.head_dim) * 4,
-            "mixed": layout.max_tokens * padded(config.num_attention_heads * config.head_dim) * 4,
-            "hidden": layout.max_tokens * padded(config.intermediate_size) * 4,
-            "pieces": pieces_bytes(self._shape, layout),
+            "work": num_floats * 4,
             "words": layout.num_words * 4 + layout.max_tokens * padded(config.hidden_size) * 4,
             "block": cache_block_bytes(self._shape),
         }
+        if plan.has_head:
+            sizes["logits"] = layout.max_rows * config.vocab_size * 4
         self._buffers = {name: device.buffer(size, name) for name, size in sizes.items()}
         self._told = np.zeros(sizes["words"] // 4, np.uint32)
         self._told_x = self._told[layout.num_words :].view(np.float32).reshape(layout.max_tokens, -1)
-        self._places = layout.places
+        self._told_bytes, self._told_view = self._told.view(np.uint8), memoryview(self._told)  # type: ignore[arg-type]
+        self._places, self._num_words = layout.places, layout.num_words
         self._buffers["turns"] = device.upload(
             turns(self._shape, config.rope_theta, config.max_position_embeddings), "turns"
         )
+        self._inputs = InputTable(weights["model.embed_tokens.weight"])
         self._caches: list[GpuBuffer] = []
+        self._kinds = {name: weight.kind for name, weight in weights.items()}
         self._layers = [self._load_layer(weights, n) for n in range(plan.num_gpu_layers)]
         self._head: Mapping[int, list[Matmul]] = {}
         if plan.has_head:
-            self._logits = device.buffer(layout.max_rows * config.vocab_size * 4, "logits")
-            self._read_back = device.read_back(self._logits.num_bytes)
+            self._read_back = device.read_back(sizes["logits"])
             self._head = self._load_head(weights)
 
     def num_dispatches(self) -> int:
         """Dispatches of one token, from its row of the input table to its logits."""
         return len(self._layer_runs(1, 1)) + len(self._head.get(1, ()))
 
-    def run(self, a_pass: Pass, x: _F32, rows: Sequence[int] = ()) -> _F32:
+    def run(self, a_pass: Pass, ids: Sequence[int], rows: Sequence[int] = ()) -> _F32:
         """Submit a pass over all layers here, and wait for logits if some are wanted: (rows, V).
 
         Args:
             a_pass: at most `layout.max_tokens` tokens and `layout.max_items` pieces of attention.
-            x: (T, D) rows of the input table.
+            ids: (T,) its tokens.
             rows: of which tokens of the pass; only where the head is here.
         """
         first = rows[: self.layout.max_rows]
-        num_items = self._tell(a_pass, x, first)
-        end = self.layout.num_words + a_pass.num_tokens * self._told_x.shape[1]
-        self._device.write(self._buffers["words"], self._told[:end])
-        found = [self._play((a_pass.num_tokens, num_items, len(first)))]
+        num_items = self._tell(a_pass, ids, first)
+        self._hand_over(self._num_words + len(ids) * self._told_x.shape[1])
+        found = self._play((len(ids), num_items, len(first)))
+        if len(rows) <= self.layout.max_rows:
+            return found
+        parts = [found]
         for start in range(len(first), len(rows), self.layout.max_rows):
             part = rows[start : start + self.layout.max_rows]
             self._tell_rows(part)
-            self._device.write(self._buffers["words"], self._told[: self.layout.num_words])
-            found.append(self._play((0, 0, len(part))))
-        return np.concatenate(found) if len(found) > 1 else found[0]
+            self._hand_over(self._num_words)
+            parts.append(self._play((0, 0, len(part))))
+        return np.concatenate(parts)
 
     def hidden(self, num_tokens: int) -> _F32:
         """What the last layer here gave for the last pass: (T, D), for the layers elsewhere."""
         width = padded(self._config.hidden_size)
-        raw = self._device.read(self._buffers["x"], num_tokens * width * 4)
+        raw = self._device.read(self._buffers["work"], num_tokens * width * 4)  # which begins with x
         return raw.view(np.float32).reshape(num_tokens, width)[:, : self._config.hidden_size]
 
     def copy_block(self, source: int, target: int) -> None:
@@ -165,36 +164,41 @@ class GpuModel:
     def _tile(self, num_tokens: int) -> int:
         return self._tiles[0] if num_tokens == 1 else self._tiles[1]
 
-    def _tell(self, a_pass: Pass, x: _F32, rows: Sequence[int]) -> int:
-        """Write down what tells the kernels about a pass; returns its number of pieces of attention."""
-        told, places, num_tokens = self._told, self._places, a_pass.num_tokens
-        items: list[int] = []
-        blocks: list[int] = []
-        firsts, starts = [], []
-        for token, position in enumerate(a_pass.positions):
-            firsts.append(len(items) // 2)
-            for piece in range(position // PIECE_TOKENS + 1):
-                items += (token, piece)
+    def _tell(self, a_pass: Pass, ids: Sequence[int], rows: Sequence[int]) -> int:
+        """Write down what tells the kernels about a pass; returns its number of pieces of attention.
+
+        By words in a view and in one function: calls, and NumPy's of single words, take a microsecond each.
+        """
+        told, places, num_items = self._told_view, self._places, 0
+        positions, tables, firsts = places["POSITIONS_AT"], places["TABLES_AT"], places["FIRST_ITEMS_AT"]
+        items, at = places["ITEMS_AT"], places["BLOCKS_AT"]
+        starts = []
         for table in a_pass.tables:
-            starts.append(places["BLOCKS_AT"] + len(blocks))
-            blocks += table
-        told[0:2] = num_tokens, len(items) // 2
-        for name, values in (
-            ("POSITIONS_AT", a_pass.positions),
-            ("TABLES_AT", [starts[sequence] for sequence in a_pass.sequences]),
-            ("FIRST_ITEMS_AT", firsts),
-            ("ITEMS_AT", items),
-            ("BLOCKS_AT", blocks),
-        ):
-            told[places[name] : places[name] + len(values)] = values
-        self._told_x[:num_tokens, : x.shape[1]] = x
+            starts.append(at)
+            told[at : at + len(table)] = array.array("I", table)
+            at += len(table)
+        for token, (position, sequence) in enumerate(zip(a_pass.positions, a_pass.sequences, strict=True)):
+            told[positions + token] = position
+            told[tables + token] = starts[sequence]
+            told[firsts + token] = num_items
+            for piece in range(position // PIECE_TOKENS + 1):
+                told[items + 2 * num_items] = token
+                told[items + 2 * num_items + 1] = piece
+                num_items += 1
+        told[0] = len(ids)
+        told[1] = num_items
+        self._inputs.copy_rows(ids, self._told_x)
         self._tell_rows(rows)
-        return len(items) // 2
+        return num_items
 
     def _tell_rows(self, rows: Sequence[int]) -> None:
-        at = self._places["WANTED_AT"]
-        self._told[2] = len(rows)
-        self._told[at : at + len(rows)] = rows
+        told, at = self._told_view, self._places["WANTED_AT"]
+        told[2] = len(rows)
+        for n, row in enumerate(rows, at):
+            told[n] = row
+
+    def _hand_over(self, num_words: int) -> None:
+        self._device.write_words(self._buffers["words"], self._told_bytes, num_words * 4)
 
     def _play(self, key: _Key) -> _F32:
         """Submit a schedule, at the pace that the limits allow, and read its logits.
@@ -206,16 +210,15 @@ class GpuModel:
             if len(self._schedules) >= _MAX_SCHEDULES:
                 self._schedules.clear()
             found = self._schedules[key] = self._schedule(key)
-        schedule, num_bytes = found
+        schedule, costs = found
         ahead = self._ahead[1] if self._ahead and self._ahead[0] == key else None
         self._ahead = None
-        whole = slice(0, len(num_bytes))
 
         def submit(part: slice) -> None:
             device = self._device
-            device.send(ahead if ahead is not None and part == whole else device.record(schedule, part))
+            device.send(ahead if ahead is not None and part is costs.whole else device.record(schedule, part))
 
-        num_parts = self._pace.run(num_bytes, submit, self._device.wait)
+        num_parts = self._pace.run(costs, submit, self._device.wait)
         self.num_submissions += num_parts
         if num_parts == 1 and key == self._last:
             self._ahead = key, self._device.record(schedule)
@@ -224,16 +227,16 @@ class GpuModel:
             return np.empty((0, vocab), np.float32)
         return self._device.fetch(self._read_back, key[2] * vocab * 4).view(np.float32).reshape(-1, vocab)
 
-    def _schedule(self, key: _Key) -> tuple[Schedule, npt.NDArray[np.int64]]:
-        """A schedule, and the bytes of weights that each of its dispatches reads."""
+    def _schedule(self, key: _Key) -> tuple[Schedule, PassCosts]:
+        """A schedule, and what its dispatches cost."""
         count, num_items, num_rows = key
         runs = (self._layer_runs(count, num_items) if count else []) + (self._head_runs(num_rows) if num_rows else [])
-        width, words, x = self._told_x.shape[1] * 4, self._buffers["words"], self._buffers["x"]
-        before = [Copy(words, self.layout.num_words * 4, x, 0, count * width)] if count else []
+        width, words, work = self._told_x.shape[1] * 4, self._buffers["words"], self._buffers["work"]
+        before = [Copy(words, self._num_words * 4, work, self._at["x"] * 4, count * width)] if count else []
         size = num_rows * self._config.vocab_size * 4
-        after = [Copy(self._logits, 0, self._read_back, 0, size)] if num_rows else []
-        sizes = np.array([self._weight_bytes.get(dispatch, 0) for dispatch, _ in runs], np.int64)
-        return self._device.schedule(runs, before=before, after=after), sizes
+        after = [Copy(self._buffers["logits"], 0, self._read_back, 0, size)] if num_rows else []
+        costs = PassCosts([self._weight_bytes.get(dispatch, 0) for dispatch, _ in runs])
+        return self._device.schedule(runs, before=before, after=after), costs
 
     def _layer_runs(self, count: int, num_items: int) -> list[_Run]:
         shape, tile = self._shape, self._tile(count)
@@ -251,36 +254,43 @@ class GpuModel:
         return [matmul.run(count) for matmul in self._head[self._tile(count)]]
 
     def _load_layer(self, weights: Mapping[str, Weight], number: int) -> _Layer:
-        prefix, buffers = f"model.layers.{number}", self._buffers
+        prefix, at = f"model.layers.{number}", self._at
         cache = self._device.buffer(self.num_blocks * cache_block_bytes(self._shape), f"cache of layer {number}")
         self._caches.append(cache)
-        norms = {
-            "qkv": self._norm(weights, f"{prefix}.input_layernorm"),
-            "up": self._norm(weights, f"{prefix}.post_attention_layernorm"),
-        }
-        ways: dict[str, dict[str, Any]] = {
-            "qkv": {"x": buffers["x"], "y": buffers["qkv"], "norm": norms["qkv"], "output": "store"},
-            "out": {"x": buffers["mixed"], "y": buffers["x"], "output": "add"},
-            "up": {"x": buffers["x"], "y": buffers["hidden"], "norm": norms["up"], "output": "relu2"},
-            "down": {"x": buffers["hidden"], "y": buffers["x"], "output": "add"},
-        }
-        heads = self._config.num_attention_heads + 2 * self._config.num_key_value_heads
-        widths = {"qkv": heads * self._config.head_dim, "out": self._config.hidden_size,
-                  "up": self._config.intermediate_size, "down": self._config.hidden_size}  # fmt: skip
+        ways = self._ways()
         made: dict[int, list[tuple[str, Matmul]]] = {tile: [] for tile in self._tiles}
+        bounds: list[Bound] = []
         offset = 0
-        for use, names in layer_matrices({n: w.kind for n, w in weights.items()}, number):
-            matrix = self._upload([weights[name] for name in names], f"layer {number}, {use}")
-            for tile, matmuls in made.items():
-                way = {**ways[use], "tokens": tile, "y_stride": padded(widths[use])}
-                way["y_offset"] = offset if use == "qkv" else 0
-                matmuls.append((use, self._matmul(matrix, **way)))
-            offset += matrix.rows
+        shapes, most = {name: weight.shape for name, weight in weights.items()}, self._device.adapter.max_binding_bytes
+        for matrices, num_bytes in layer_stores(self._kinds, shapes, number, most):
+            store = MatrixStore(self._device, num_bytes, f"layer {number}")
+            bounds.append(bound := self._bind(store, cache))
+            for use, names in matrices:
+                norm = self._norm(weights, f"{prefix}.{NORMS[use]}") if use in NORMS else None
+                way = dataclasses.replace(ways[use], y_offset=offset if use == "qkv" else 0)
+                matrix = self._upload(store, [weights[name] for name in names], way, norm)
+                for tile, matmuls in made.items():
+                    matmuls.append((use, self._matmul(bound, matrix, tile)))
+                offset += matrix.rows
         split = attention(
-            self._device, self._shape, self.layout, cache=cache, qkv=buffers["qkv"], turns=buffers["turns"],
-            pieces=buffers["pieces"], mixed=buffers["mixed"], words=buffers["words"],
+            self._device, bounds[-1], self._shape, self.layout, qkv_at=at["qkv"], pieces_at=at["pieces"],
+            mixed_at=at["mixed"],
         )  # fmt: skip
         return _Layer(matmuls={tile: tuple(matmuls) for tile, matmuls in made.items()}, attention=split)
+
+    def _ways(self) -> dict[str, Way]:
+        """Where a layer's multiplications lead, by their use."""
+        config, at = self._config, self._at
+        heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        hidden, eps = padded(config.hidden_size), config.norm_eps
+        return {
+            "qkv": Way(x_at=at["x"], y_at=at["qkv"], y_stride=padded(heads * config.head_dim), eps=eps),
+            "out": Way(x_at=at["mixed"], y_at=at["x"], y_stride=hidden, output="add"),
+            "up": Way(
+                x_at=at["x"], y_at=at["hidden"], y_stride=padded(config.intermediate_size), output="relu2", eps=eps
+            ),
+            "down": Way(x_at=at["hidden"], y_at=at["x"], y_stride=hidden, output="add"),
+        }
 
     def _load_head(self, weights: Mapping[str, Weight]) -> dict[int, list[Matmul]]:
         """The head in slabs, none larger than what a kernel may see at once."""
@@ -288,43 +298,43 @@ class GpuModel:
         head = weights["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
         norm = self._norm(weights, "model.norm")
         most = min(self._device.adapter.max_binding_bytes, 128 << 20)
+        way = Way(x_at=self._at["x"], y_at=0, y_stride=config.vocab_size, eps=config.norm_eps, is_head=True)
         table, made = head.raw.reshape(head.shape[0], -1), {tile: [] for tile in self._tiles}  # type: ignore[var-annotated]
-        slab_rows = max(8, int(most / (gpu_bytes(head.kind, 64, head.shape[1])[0] / 64)) // 8 * 8)
-        for start in range(0, head.shape[0], slab_rows):
-            rows = table[start : start + slab_rows]
-            matrix = self._upload([Weight(rows.reshape(-1), head.kind, (len(rows), head.shape[1]))], "head")
+        for part, num_bytes in head_slabs(head.kind, head.shape[0], head.shape[1], most):
+            store = MatrixStore(self._device, num_bytes, "head")
+            slab = Weight(table[part.start : part.stop].reshape(-1), head.kind, (len(part), head.shape[1]))
+            matrix = self._upload(store, [slab], dataclasses.replace(way, y_offset=part.start), norm)
+            bound = self._bind(store, self._caches[-1])
             for tile, matmuls in made.items():
-                matmuls.append(
-                    self._matmul(
-                        matrix, x=self._buffers["x"], y=self._logits, tokens=tile, norm=norm, wants_logits=True,
-                        y_stride=config.vocab_size, y_offset=start,
-                    )
-                )  # fmt: skip
+                matmuls.append(self._matmul(bound, matrix, tile))
         return made
 
-    def _matmul(self, matrix: GpuMatrix, *, x: GpuBuffer, y: GpuBuffer, **way: Any) -> Matmul:
-        if way.get("norm") is not None:
-            way["eps"] = self._config.norm_eps
-        words, variant = self._buffers["words"], self._variant
-        made = matmul(self._device, matrix, x, y, words, self.layout, variant=variant, **way)
+    def _bind(self, store: MatrixStore, cache: GpuBuffer) -> Bound:
+        buffers = self._buffers
+        return bind_pass(
+            self._device,
+            weights=store.weights,
+            cache=cache,
+            work=buffers["work"],
+            words=buffers["words"],
+            turns=buffers["turns"],
+            logits=buffers.get("logits", buffers["block"]),
+        )
+
+    def _matmul(self, bound: Bound, matrix: GpuMatrix, tile: int) -> Matmul:
+        made = matmul(self._device, bound, matrix, self.layout, variant=self._variant, tokens=tile)
         self._weight_bytes[made.dispatch] = made.num_bytes
         return made
 
-    def _upload(self, stack: Sequence[Weight], label: str) -> GpuMatrix:
-        matrix = upload_matrix(
-            self._device,
-            [np.asarray(w.raw) for w in stack],
-            stack[0].kind,
-            [w.shape[0] for w in stack],
-            stack[0].shape[1],
-            label,
-        )
+    def _upload(self, store: MatrixStore, stack: Sequence[Weight], way: Way, norm: _F32 | None) -> GpuMatrix:
+        kind, cols = stack[0].kind, stack[0].shape[1]
+        matrix = store.add([np.asarray(w.raw) for w in stack], kind, [w.shape[0] for w in stack], cols, way, norm=norm)
         for weight in stack:
             drop_pages(weight.raw)
         return matrix
 
-    def _norm(self, weights: Mapping[str, Weight], name: str) -> GpuBuffer:
+    def _norm(self, weights: Mapping[str, Weight], name: str) -> _F32:
         both = np.zeros((2, padded(self._config.hidden_size)), np.float32)
         both[0, : self._config.hidden_size] = weights[f"{name}.weight"].dense() + np.float32(1)
         both[1, : self._config.hidden_size] = weights[f"{name}.bias"].dense()
-        return self._device.upload(both, name)
+        return both

@@ -1,22 +1,22 @@
 """What a model takes of a GPU's memory, planned before anything is allocated."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from understudy.errors import GpuMemoryError
-from understudy.kernels.formats import StorageType
+from understudy.kernels.formats import StorageType, num_stored_bytes
 from understudy.kernels.gpu_attention import BLOCK_TOKENS, PIECE_TOKENS, AttentionShape, cache_block_bytes, pieces_bytes
-from understudy.kernels.gpu_formats import gpu_bytes
-from understudy.kernels.gpu_matmul import PassLayout, padded
+from understudy.kernels.gpu_matmul import PassLayout, padded, store_bytes
 from understudy.model.config import NemotronConfig
 
-__all__ = ["GpuPlan", "attention_shape", "layer_matrices", "plan_gpu"]
+__all__ = ["NORMS", "GpuPlan", "attention_shape", "head_slabs", "layer_stores", "plan_gpu", "work_places"]
 
+_TABLE = "model.embed_tokens.weight"
 _SMALL_CACHE_BYTES = 64 << 20
 _TOKENS = 16
 _ITEMS = 64
 _ROWS = 4
-_SHAPE_BYTES = 64  # what a multiplication is told, a buffer each
+_MAX_STORE_BYTES = 128 << 20  # that a kernel sees at once on any GPU
 _MB = 1e6
 
 
@@ -83,7 +83,13 @@ def attention_shape(config: NemotronConfig, kv_bits: int) -> AttentionShape:
     )
 
 
-def layer_matrices(kinds: Mapping[str, StorageType], layer: int) -> list[tuple[str, tuple[str, ...]]]:
+_Kinds = Mapping[str, StorageType]
+_Shapes = Mapping[str, tuple[int, ...]]
+_Matrices = list[tuple[str, tuple[str, ...]]]
+NORMS = {"qkv": "input_layernorm", "up": "post_attention_layernorm"}
+
+
+def _layer_matrices(kinds: _Kinds, layer: int) -> _Matrices:
     """A layer's multiplications: what each is for, and the weights that it stacks; q, k and v in as few as can be."""
     prefix = f"model.layers.{layer}"
     projections = [f"{prefix}.self_attn.{p}_proj.weight" for p in "qkv"]
@@ -97,14 +103,65 @@ def layer_matrices(kinds: Mapping[str, StorageType], layer: int) -> list[tuple[s
     return [("qkv", stack) for stack in stacks] + [(use, (f"{prefix}.{name}.weight",)) for use, name in single]
 
 
+def layer_stores(kinds: _Kinds, shapes: _Shapes, layer: int, most: int) -> list[tuple[_Matrices, int]]:
+    """What goes into one buffer each of a layer's multiplications, and its bytes: all of them, if it can be seen whole.
+
+    Args:
+        kinds: formats of the model's tensors.
+        shapes: shapes of these.
+        layer: which.
+        most: bytes that a kernel sees at once.
+    """
+    stores: list[tuple[_Matrices, int]] = []
+    for matrix in _layer_matrices(kinds, layer):
+        together = [*stores[-1][0], matrix] if stores else [matrix]
+        size = store_bytes(_described(kinds, shapes, use, names) for use, names in together)
+        if stores and size <= most:
+            stores[-1] = together, size
+        else:
+            stores.append(([matrix], store_bytes([_described(kinds, shapes, *matrix)])))
+    return stores
+
+
+def _described(kinds: _Kinds, shapes: _Shapes, use: str, names: Sequence[str]) -> tuple[StorageType, int, int, bool]:
+    """What `store_bytes` takes of a multiplication."""
+    return kinds[names[0]], sum(shapes[name][0] for name in names), shapes[names[0]][1], use in NORMS
+
+
+def head_slabs(kind: StorageType, rows: int, cols: int, most: int) -> list[tuple[range, int]]:
+    """The rows of the head in slabs that a kernel sees at once, and the bytes of a buffer for each."""
+    a_row = store_bytes([(kind, 64, cols, False)]) - store_bytes([])
+    slab = max(8, (most - store_bytes([(kind, 0, cols, True)]) - 32) * 64 // a_row // 8 * 8)
+    slabs = [range(start, min(start + slab, rows)) for start in range(0, rows, slab)]
+    return [(part, store_bytes([(kind, len(part), cols, True)])) for part in slabs]
+
+
+def work_places(config: NemotronConfig, layout: PassLayout, kv_bits: int) -> tuple[dict[str, int], int]:
+    """Where each kind of activations begins in their buffer, and how many there are in all: floats."""
+    heads, kv_heads, h = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    widths = {
+        "x": config.hidden_size,
+        "qkv": (heads + 2 * kv_heads) * h,
+        "mixed": heads * h,
+        "hidden": config.intermediate_size,
+    }
+    sizes = {name: layout.max_tokens * padded(width) for name, width in widths.items()}
+    sizes["pieces"] = pieces_bytes(attention_shape(config, kv_bits), layout) // 4
+    places, end = {}, 0
+    for name, size in sizes.items():
+        places[name], end = end, end + size
+    return places, end
+
+
 def plan_gpu(
     config: NemotronConfig,
-    kinds: Mapping[str, StorageType],
-    shapes: Mapping[str, tuple[int, ...]],
+    kinds: _Kinds,
+    shapes: _Shapes,
     *,
     budget_bytes: int | None = None,
     kv_bits: int | None = None,
     cache_tokens: int | None = None,
+    max_store_bytes: int = _MAX_STORE_BYTES,
 ) -> tuple[GpuPlan, PassLayout]:
     """Put as many layers on the GPU as its budget allows, and the head if all are there.
 
@@ -115,10 +172,10 @@ def plan_gpu(
         budget_bytes: cap of all that is allocated; None for no cap.
         kv_bits: 8 or 16; None takes 16 where a whole context stays below 64 MiB, as the CPU backend does.
         cache_tokens: of all sequences together; None for one context, and for four where there is no budget.
+        max_store_bytes: that a kernel sees at once.
 
     Raises:
         GpuMemoryError: not even one layer fits.
-        GpuError: a tensor's format has no kernel.
     """
     values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     context = config.max_position_embeddings
@@ -133,13 +190,15 @@ def plan_gpu(
         max_rows=_ROWS,
         max_blocks=_TOKENS * -(-context // BLOCK_TOKENS),  # every token another sequence's, and all share their blocks
     )
-    layers = [_layer_bytes(config, kinds, shapes, n) for n in range(config.num_hidden_layers)]
+    layers = [
+        sum(size for _, size in layer_stores(kinds, shapes, n, max_store_bytes))
+        for n in range(config.num_hidden_layers)
+    ]
     cache = blocks * cache_block_bytes(attention_shape(config, kv_bits))
-    head_name = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-    head = sum(gpu_bytes(kinds[head_name], *shapes[head_name])) + _norm_bytes(config)
+    head_name = _TABLE if config.tie_word_embeddings else "lm_head.weight"
+    rows, cols = shapes[head_name]
+    head = sum(size for _, size in head_slabs(kinds[head_name], rows, cols, min(max_store_bytes, _MAX_STORE_BYTES)))
     num_gpu, has_head = _fit(layers, cache, head, _scratch_bytes(config, layout, kv_bits), budget_bytes)
-    table = shapes["model.embed_tokens.weight"]
-    table_kind = kinds["model.embed_tokens.weight"]
     plan = GpuPlan(
         num_layers=config.num_hidden_layers,
         num_gpu_layers=num_gpu,
@@ -149,7 +208,7 @@ def plan_gpu(
         cache_tokens=blocks * BLOCK_TOKENS,
         cache_bytes=cache * num_gpu,
         scratch_bytes=_scratch_bytes(config, layout, kv_bits)[0] + (_logits_bytes(config, layout) if has_head else 0),
-        table_bytes=table[0] * table[1] // table_kind.block_size * table_kind.block_bytes,
+        table_bytes=num_stored_bytes(kinds[_TABLE], shapes[_TABLE]),
         kv_bits=kv_bits,
         budget_bytes=budget_bytes,
     )
@@ -173,31 +232,13 @@ def _fit(layers: list[int], cache: int, head: int, scratch: tuple[int, int], bud
     return count, False
 
 
-def _layer_bytes(
-    config: NemotronConfig, kinds: Mapping[str, StorageType], shapes: Mapping[str, tuple[int, ...]], layer: int
-) -> int:
-    total = 2 * _norm_bytes(config)
-    for _, names in layer_matrices(kinds, layer):
-        rows = sum(shapes[name][0] for name in names)
-        total += sum(gpu_bytes(kinds[names[0]], rows, shapes[names[0]][1])) + 2 * _SHAPE_BYTES
-    return total
-
-
-def _norm_bytes(config: NemotronConfig) -> int:
-    return 2 * padded(config.hidden_size) * 4
-
-
 def _logits_bytes(config: NemotronConfig, layout: PassLayout) -> int:
-    return layout.max_rows * config.vocab_size * 4 + 16 + 64 * _SHAPE_BYTES  # and one told a slab of the head
+    return layout.max_rows * config.vocab_size * 4 + 16
 
 
 def _scratch_bytes(config: NemotronConfig, layout: PassLayout, kv_bits: int) -> tuple[int, int]:
     """Bytes without logits, and bytes of logits."""
-    heads, kv_heads, h = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    widths = (config.hidden_size, (heads + 2 * kv_heads) * h, heads * h, config.intermediate_size)
-    activations = sum(layout.max_tokens * padded(width) * 4 for width in widths)
     told = layout.num_words * 4 + layout.max_tokens * padded(config.hidden_size) * 4
     turns = config.max_position_embeddings * config.rotary_dim // 2 * 8
-    shape = attention_shape(config, kv_bits)
-    rest = pieces_bytes(shape, layout) + cache_block_bytes(shape) + told
-    return activations + turns + rest + 64, _logits_bytes(config, layout)
+    block = cache_block_bytes(attention_shape(config, kv_bits))
+    return work_places(config, layout, kv_bits)[1] * 4 + turns + block + told + 64, _logits_bytes(config, layout)

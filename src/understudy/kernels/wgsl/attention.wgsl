@@ -1,11 +1,6 @@
 // Split-K attention. One workgroup a KV head and piece: a token's view of 256 positions, which end at its own. All
 // queries of the KV head share one reading of the keys and values. What comes out is not yet divided: for each query
-// head the piece's highest score, its sum of weights, and the weighted sum of the values.
-@group(0) @binding(0) var<storage, read> qkv: array<f32>;
-@group(0) @binding(1) var<storage, read> cache: array<u32>;
-@group(0) @binding(2) var<storage, read_write> pieces: array<f32>;
-@group(0) @binding(3) var<storage, read> pass_: array<u32>;
-
+// head a vector of the piece's highest score and its sum of weights, then the weighted sum of the values.
 const GROUP = N / K;
 const WORDS = H / 4u;
 const PARTS = 64u / WORDS;
@@ -46,8 +41,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
   let start = pass_[ITEMS_AT + 2u * item + 1u] * 256u;
   let count = min(256u, pass_[POSITIONS_AT + token] + 1u - start);
   for (var i = lane; i < GROUP * WORDS; i += 64u) {
-    let at = token * QKV_STRIDE + head * GROUP * H + i * 4u;
-    queries[i] = vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
+    queries[i] = work[QKV_AT + token * QKV_STRIDE + head * GROUP * WORDS + i];
   }
   workgroupBarrier();
   score(token, head, lane, start, count);
@@ -81,17 +75,16 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
   for (var h = 0u; h < GROUP; h++) { mixed[h * 64u + lane] = sums[h]; }
   workgroupBarrier();
   for (var h = 0u; h < GROUP; h++) {
-    let at = (item * N + head * GROUP + h) * (H + 2u);
+    let at = PIECES_AT + (item * N + head * GROUP + h) * (WORDS + 1u);
     if (lane < WORDS) {
       var sum = mixed[h * 64u + lane];
       for (var p = 1u; p < PARTS; p++) { sum += mixed[h * 64u + p * WORDS + lane]; }
-      for (var i = 0u; i < 4u; i++) { pieces[at + 2u + lane * 4u + i] = sum[i]; }
+      work[at + 1u + lane] = sum;
     }
     if (lane == 0u) {
       var total = reduced[h * 64u];
       for (var i = 1u; i < 64u; i++) { total += reduced[h * 64u + i]; }
-      pieces[at] = highest[h];
-      pieces[at + 1u] = total;
+      work[at] = vec4<f32>(highest[h], total, 0.0, 0.0);
     }
   }
 }

@@ -1,15 +1,13 @@
 // 32 values of a row: a vector of nibbles, the low ones first; 8 groups share 4 words of f16 d and dmin and of
 // 6-bit scales and minima: value = d * scale * level - dmin * minimum.
-@group(0) @binding(0) var<storage, read> levels: array<vec4<u32>>;
-@group(0) @binding(1) var<storage, read> scales: array<vec4<u32>>;
 
 fn load_levels(row: u32, group: u32) -> array<vec4<u32>, 2> {
-  let v = levels[row * shape.groups + group];
+  let v = stored[shapes[MATRIX].levels_at + row * shapes[MATRIX].groups + group];
   return array<vec4<u32>, 2>(v & vec4<u32>(0x0f0f0f0fu), (v >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu));
 }
 
 fn load_steps(row: u32, group: u32) -> vec3<f32> {
-  let head = scales[(row * shape.groups + group) >> 3u];
+  let head = stored[shapes[MATRIX].scales_at + ((row * shapes[MATRIX].groups + group) >> 3u)];
   let d = unpack2x16float(head.x);
   let shift = (group & 3u) * 8u;
   let low = (head.y >> shift) & 0xffu;

@@ -1,18 +1,18 @@
 // Rows of x on their way in: as they are, or through LayerNorm1P: (x - mean) / sqrt(variance + eps) * gain + bias.
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> pass_: array<u32>;
-@group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;  // gain and bias, zero past the last column
-
 var<workgroup> parts: array<vec4<f32>, 64>;
 var<workgroup> eighths: array<vec4<f32>, 8>;
 var<private> mean: vec4<f32>;
 var<private> inverse: vec4<f32>;
 
-fn num_rows() -> u32 { return select(pass_[0], pass_[2], shape.wants_logits != 0u); }
+fn x_at(row: u32, i: u32) -> vec4<f32> { return work[shapes[MATRIX].x_at + row * shapes[MATRIX].x_vectors + i]; }
+
+fn norm_at(i: u32) -> vec4<f32> { return bitcast<vec4<f32>>(stored[shapes[MATRIX].norm_at + i]); }
+
+fn num_rows() -> u32 { return select(pass_[0], pass_[2], shapes[MATRIX].wants_logits != 0u); }
 
 fn source_row(row: u32) -> u32 {
   let last = min(row, num_rows() - 1u);
-  if (shape.wants_logits != 0u) { return pass_[WANTED_AT + last]; }
+  if (shapes[MATRIX].wants_logits != 0u) { return pass_[WANTED_AT + last]; }
   return last;
 }
 
@@ -32,26 +32,26 @@ fn total(li: u32, part: vec4<f32>) -> vec4<f32> {
 }
 
 fn begin(li: u32, first: u32) {
-  if (shape.has_norm == 0u) { return; }
+  if (shapes[MATRIX].norm_at == 0u) { return; }
   var sum = vec4<f32>(0.0);
-  for (var i = li; i < shape.x_vectors; i += 64u) {
-    for (var t = 0u; t < TOKENS; t++) { sum[t] += dot(x[source_row(first + t) * shape.x_vectors + i], vec4<f32>(1.0)); }
+  for (var i = li; i < shapes[MATRIX].x_vectors; i += 64u) {
+    for (var t = 0u; t < TOKENS; t++) { sum[t] += dot(x_at(source_row(first + t), i), vec4<f32>(1.0)); }
   }
-  mean = total(li, sum) / f32(shape.cols);
+  mean = total(li, sum) / f32(shapes[MATRIX].cols);
   sum = vec4<f32>(0.0);
-  for (var i = li; i < shape.x_vectors; i += 64u) {
-    let is_real = (vec4<u32>(i * 4u) + vec4<u32>(0u, 1u, 2u, 3u)) < vec4<u32>(shape.cols);
+  for (var i = li; i < shapes[MATRIX].x_vectors; i += 64u) {
+    let is_real = (vec4<u32>(i * 4u) + vec4<u32>(0u, 1u, 2u, 3u)) < vec4<u32>(shapes[MATRIX].cols);
     for (var t = 0u; t < TOKENS; t++) {
-      let centred = select(vec4<f32>(0.0), x[source_row(first + t) * shape.x_vectors + i] - mean[t], is_real);
+      let centred = select(vec4<f32>(0.0), x_at(source_row(first + t), i) - mean[t], is_real);
       sum[t] += dot(centred, centred);
     }
   }
-  inverse = 1.0 / sqrt(total(li, sum) / f32(shape.cols) + shape.eps);
+  inverse = 1.0 / sqrt(total(li, sum) / f32(shapes[MATRIX].cols) + shapes[MATRIX].eps);
 }
 
 fn prepared(t: u32, row: u32, at: u32) -> vec4<f32> {
-  let value = x[row * shape.x_vectors + at];
-  if (shape.has_norm == 0u) { return value; }
+  let value = x_at(row, at);
+  if (shapes[MATRIX].norm_at == 0u) { return value; }
   let centred = value - mean[t];
-  return fma(centred, norm[at] * inverse[t], norm[shape.x_vectors + at]);
+  return fma(centred, norm_at(at) * inverse[t], norm_at(shapes[MATRIX].x_vectors + at));
 }

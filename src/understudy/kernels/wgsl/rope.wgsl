@@ -3,17 +3,14 @@
 //
 // A block of 32 tokens holds for each KV head SIDE words of keys, [word][token], SIDE words of values, [token][word],
 // and in an 8-bit cache 32 words of scales: the upper halves of floats, the key's below, the value's above.
-@group(0) @binding(0) var<storage, read_write> qkv: array<f32>;
-@group(0) @binding(1) var<storage, read_write> cache: array<u32>;
-@group(0) @binding(2) var<storage, read> turns: array<vec2<f32>>;
-@group(0) @binding(3) var<storage, read> pass_: array<u32>;
+fn qkv(i: u32) -> f32 { return work[QKV_AT + i / 4u][i % 4u]; }
 
 fn turned(base: u32, d: u32, position: u32) -> f32 {
-  let v = qkv[base + d];
+  let v = qkv(base + d);
   if (d >= 2u * HALF) { return v; }
   let turn = turns[position * HALF + d % HALF];
-  if (d < HALF) { return fma(v, turn.x, -(qkv[base + d + HALF] * turn.y)); }
-  return fma(v, turn.x, qkv[base + d - HALF] * turn.y);
+  if (d < HALF) { return fma(v, turn.x, -(qkv(base + d + HALF) * turn.y)); }
+  return fma(v, turn.x, qkv(base + d - HALF) * turn.y);
 }
 
 @compute @workgroup_size(64)
@@ -21,7 +18,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
   let token = place.x;
   let head = place.y;
   let position = pass_[POSITIONS_AT + token];
-  let base = token * QKV_STRIDE + head * H;
+  let base = token * QKV_STRIDE * 4u + head * H;
   let d = lane * 4u;
   var first = vec4<f32>(0.0);
   if (d < H) {
@@ -31,15 +28,12 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
   }
   storageBarrier();
   if (head < N) {
-    if (d < H) {
-      for (var i = 0u; i < 4u; i++) { qkv[base + d + i] = first[i] * SCORE_SCALE; }
-    }
+    if (d < H) { work[QKV_AT + (base + d) / 4u] = first * SCORE_SCALE; }
     return;
   }
   var second = vec4<f32>(0.0);
   if (d < H) {
-    let value = base + K * H + d;
-    second = vec4<f32>(qkv[value], qkv[value + 1u], qkv[value + 2u], qkv[value + 3u]);
+    second = work[QKV_AT + (base + K * H + d) / 4u];
   }
   let block = pass_[pass_[TABLES_AT + token] + position / 32u];
   write(first, second, (block * K + head - N) * HEAD_WORDS, position % 32u, lane);
