@@ -81,3 +81,31 @@ def test_damaged_files(file: Path, text: str, message: str) -> None:
 def test_a_missing_file_says_how_to_make_it(file: Path) -> None:
     with pytest.raises(ServeError, match="understudy key new NAME --file"):
         KeyRing.read(file)
+
+
+def test_keys_come_and_go_while_the_server_runs(file: Path) -> None:
+    own = ApiKey.of("secret", name="default")
+    first = write_new_key(file, "studio").encode()
+    ring = KeyRing(KeyRing.read(file).keys, own=[own], path=file)
+    second = write_new_key(file, "tester").encode()
+    assert ring.find(second) is None
+    assert ring.renew()
+    assert [key.name for key in ring.keys] == ["default", "studio", "tester"]
+    head, _, tail = file.read_text().partition("[keys.studio]")
+    file.write_text(head + "[keys.tester]" + tail.partition("[keys.tester]")[2])
+    assert ring.renew()
+    assert ring.find(first) is None and ring.find(second) and ring.find(b"secret")
+    assert not KeyRing([own]).renew()
+
+
+@pytest.mark.parametrize("content", ["[keys", "", None])
+def test_a_file_that_went_bad_leaves_the_old_keys(file: Path, content: str | None) -> None:
+    key = write_new_key(file, "studio").encode()
+    ring = KeyRing.read(file)
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    with pytest.raises(ServeError):
+        ring.renew()
+    assert ring.find(key)

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from understudy.model.gguf_writer import write_gguf
+from understudy.server.keys import write_new_key
 from understudy.testing import byte_tokenizer, random_tensors, tiny_config
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
@@ -121,23 +122,34 @@ def test_sighup_reads_the_file_anew(tmp_path: Path) -> None:
         part.replace(path)
 
     put(1)
-    server = Process("--model", path)
+    keys = tmp_path / "keys.toml"
+    first = write_new_key(keys, "first")
+    server = Process("--model", path, "--keys", keys)
+
+    def get(path: str, key: str) -> httpx.Response:
+        return httpx.get(f"{server.url}/{path}", headers={"Authorization": f"Bearer {key}"}, timeout=20)
+
     try:
         put(2)
+        second = write_new_key(keys, "second")
+        assert get("models/tiny", second).status_code == 401
         server.process.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + 60
-        while httpx.get(f"{server.url}/models/tiny", timeout=20).json()["created"] != 2:
+        while get("models/tiny", first).json()["created"] != 2:
             assert time.monotonic() < deadline
             assert httpx.get(f"{server.url}/health/ready", timeout=20).status_code == 200
             time.sleep(0.05)
+        assert get("models/tiny", second).status_code == 200
+        keys.write_text("[keys")
         (tmp_path / "part").write_bytes(b"GGUF")
         (tmp_path / "part").replace(path)
         server.process.send_signal(signal.SIGHUP)
         time.sleep(0.5)
-        assert httpx.get(f"{server.url}/models/tiny", timeout=20).json()["created"] == 2
+        assert get("models/tiny", second).json()["created"] == 2
     finally:
         server.process.terminate()
         log = server.end()
+    assert "The keys are read anew: 2." in log and "The keys are not read anew, the old ones go on: " in log
     assert "The model 'tiny' is reloaded." in log
     assert "The model 'tiny' is not reloaded, the old one goes on: " in log
 

@@ -58,7 +58,7 @@ def create_app(
     shelf, options, traffic = Shelf(models), options or ServerOptions(), Traffic()
     metrics = Metrics(shelf)
     own = [ApiKey.of(api_key, name="default", may_reload=True)] if api_key is not None else []
-    ring = KeyRing([*own, *(keys.keys if keys else ())])
+    ring = KeyRing(keys.keys if keys else (), own=own, path=keys.path if keys else None)
     for model in models:
         model.options = options
     app = FastAPI(

@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SALT_BYTES = 16
 _MAX_KEYS = 1000
 _MAX_KEY_BYTES = 1024  # hashing what is longer, once a key, would be work for strangers
-_HEAD = "# Hashes of API keys, by understudy key new. To withdraw a key, delete its table and restart the server.\n"
+_HEAD = "# Hashes of API keys, by understudy key new. To withdraw a key, delete its table and send the server SIGHUP.\n"
 _LIMITS = ("requests_per_minute", "max_concurrent")
 
 
@@ -82,18 +82,50 @@ class ApiKey:
 
 
 class KeyRing:
-    """All keys that open the server."""
+    """All keys that open the server.
 
-    def __init__(self, keys: Sequence[ApiKey] = ()) -> None:
+    Attributes:
+        keys: those that are good now.
+        path: the file that some of them came from, to be read anew by `renew`.
+    """
+
+    def __init__(self, keys: Sequence[ApiKey] = (), *, own: Sequence[ApiKey] = (), path: Path | None = None) -> None:
         """Hold keys.
+
+        Args:
+            keys: those of the file.
+            own: those that stay whatever becomes of the file.
+            path: the file.
 
         Raises:
             ServeError: two have one name.
         """
+        self.path, self._own = path, tuple(own)
+        self.keys = self._together(keys)
+
+    def _together(self, keys: Sequence[ApiKey]) -> tuple[ApiKey, ...]:
+        keys = (*self._own, *keys)
         names = [key.name for key in keys]
         if doubled := next((name for name in names if names.count(name) > 1), None):
             raise ServeError(f"Two keys have the name {doubled!r}; rename one.")
-        self.keys = tuple(keys)
+        return keys
+
+    def renew(self) -> bool:
+        """Read the file again: new keys are good from now on, keys that are gone no longer. Without a file, nothing.
+
+        Returns:
+            Whether there is a file.
+
+        Raises:
+            ServeError: it is missing or damaged, or no key is left, so that anybody could enter; the old ones stay.
+        """
+        if self.path is None:
+            return False
+        keys = self._together(KeyRing.read(self.path).keys)
+        if not keys:
+            raise ServeError(f"{self.path} holds no key any more; end the server to close it.")
+        self.keys = keys
+        return True
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -115,7 +147,7 @@ class KeyRing:
         entries = document.get("keys", {})
         if document.keys() - {"keys"} or not isinstance(entries, dict) or len(entries) > _MAX_KEYS:
             raise ServeError(f"{path} must hold tables [keys.NAME], at most {_MAX_KEYS}; see understudy key new.")
-        return cls([_key(name, entry, path) for name, entry in entries.items()])
+        return cls([_key(name, entry, path) for name, entry in entries.items()], path=path)
 
 
 def write_new_key(

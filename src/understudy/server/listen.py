@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from understudy.errors import ServeError, UnderstudyError
+from understudy.server.keys import KeyRing
 from understudy.server.options import ServerOptions
 from understudy.server.problem import Problem
 from understudy.server.reload import Reloads
@@ -150,6 +151,7 @@ class _Server(uvicorn.Server):
         self._is_drained = False
         self._had_terminal = _has_terminal()
         self._reloads: Reloads = app.state.reloads
+        self._keys: KeyRing = app.state.keys
         self._reloading: set[asyncio.Task[None]] = set()
         self.failure: UnderstudyError | None = None
 
@@ -165,7 +167,7 @@ class _Server(uvicorn.Server):
         threading.Thread(target=self._load, name="understudy-load", daemon=True).start()
 
     def _hear_hangup(self) -> None:
-        """SIGHUP has all models read anew; one that is ignored, as under nohup, stays so."""
+        """SIGHUP has the keys and all models read anew; one that is ignored, as under nohup, stays so."""
         is_main = threading.current_thread() is threading.main_thread()
         if hasattr(signal, "SIGHUP") and is_main and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
@@ -179,6 +181,11 @@ class _Server(uvicorn.Server):
         task.add_done_callback(self._reloading.discard)
 
     async def _reload(self) -> None:
+        try:
+            if self._keys.renew():
+                _log.info("The keys are read anew: %d.", len(self._keys))
+        except ServeError as error:
+            _log.error("The keys are not read anew, the old ones go on: %s", error)
         try:
             await self._reloads.reload()
         except Problem as problem:  # still loading
