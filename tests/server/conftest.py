@@ -22,7 +22,7 @@ from understudy.model.native_backend import CpuBackend
 from understudy.model.transformer import ReferenceBackend
 from understudy.npc.model import Model
 from understudy.prompt import Renderer
-from understudy.server import ServedModel, create_app
+from understudy.server import ServedModel, ServerOptions, create_app
 from understudy.server.listen import open_socket, server_config
 from understudy.server.wire import Wire
 from understudy.testing import ListCache, tiny_model
@@ -60,7 +60,7 @@ class Stage:
         self.engine = Engine(self, self.tokenizer)
         model = Model(files=files, backend=self, engine=self.engine, renderer=renderer)
         self.served = ServedModel.wrap(model, name="harrow")
-        self.app = create_app(self.served, api_key=None)
+        self.app = create_app(self.served, options=ServerOptions(stream_interval_ms=0))  # each token is an event
 
     @property
     def prompts(self) -> list[str]:

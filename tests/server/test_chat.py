@@ -187,11 +187,12 @@ async def test_a_deadline_ends_an_answer(client: httpx.AsyncClient, body: "Body"
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_deadline_before_the_first_word(
-    client: httpx.AsyncClient, body: "Body", stage: "Stage", stream: bool
+    client: httpx.AsyncClient, body: "Body", stage: "Stage", until: "Until", stream: bool
 ) -> None:
     stage.served.options = ServerOptions(max_request_s=0.05)
     stage.gate.clear()
     busy = stage.served.model.generate(Conversation(messages=(Message(role="user", content="Hi"),)))
+    await until(lambda: stage.engine.stats().num_running == 1)  # the request is in none of its steps
     task = asyncio.create_task(client.post(CHAT, json=body(stream=stream)))
     await asyncio.sleep(0.3)
     stage.gate.set()

@@ -17,6 +17,7 @@ def test_a_file_has_the_same_words(tmp_path: Path) -> None:
         keys = "keys.toml"
         log = "json"
         drain_s = 5
+        stream_interval_ms = 0
         cors_origins = ["https://game.example"]
         tls_certificate = "cert.pem"
         tls_key = "key.pem"
@@ -31,6 +32,7 @@ def test_a_file_has_the_same_words(tmp_path: Path) -> None:
         keys=tmp_path / "keys.toml",
         log="json",
         drain_s=5.0,
+        stream_interval_ms=0.0,
         cors_origins=("https://game.example",),
         tls_certificate=tmp_path / "cert.pem",
         tls_key=tmp_path / "key.pem",
@@ -50,6 +52,7 @@ def test_a_file_has_the_same_words(tmp_path: Path) -> None:
         ("log = 3", "log of .* wrong kind"),
         ('log = "xml"', 'log must be "text" or "json"'),
         ("drain_s = nan", "drain_s from 0"),
+        ("stream_interval_ms = 1001", "stream_interval_ms must be from 0"),
         ("port = 70000", "port must be from 0"),
         ("port = ", "is no TOML"),
     ],

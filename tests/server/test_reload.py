@@ -155,7 +155,7 @@ async def test_a_request_that_is_about_to_begin(
         return encode(model, conversation)
 
     monkeypatch.setattr(type(old.model), "encode", wait)
-    running = asyncio.create_task(answer(client))
+    running = asyncio.create_task(answer(client, user="somebody"))  # begun in a thread of its own
     await until(is_there.is_set)
     put(path, 2)
     assert (await reload(client)).status_code == 200

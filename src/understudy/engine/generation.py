@@ -1,6 +1,8 @@
 """A running request, as its caller sees it: an iterator of chunks for threads and for asyncio."""
 
 import asyncio
+import itertools
+import math
 import threading
 import time
 from collections import deque
@@ -21,6 +23,9 @@ class Generation:
 
     Attributes:
         seed: what the tokens are drawn with; the same request with it gives the same tokens.
+        chunk_interval_s: what comes within so many seconds of the last chunk is given out as one chunk, and the reader
+            sleeps meanwhile; the end is not waited for. 0: each chunk alone, at once. Whoever reads may set it, also
+            while it runs, e.g. once there are first words.
         began_s: when it was submitted, by `time.monotonic`.
         first_s: when its first token was there; None before.
         done_s: when it ended; None before.
@@ -41,6 +46,8 @@ class Generation:
         self.done_s: float | None = None
         self._on_done = on_done
         self.seed = seed
+        self.chunk_interval_s = 0.0
+        self._taken_s = 0.0  # when the reader took the last chunk, by `time.monotonic`
         self._num_prompt_tokens = num_prompt_tokens
         self._num_cached_tokens = 0
         self._num_completion_tokens = 0
@@ -116,9 +123,11 @@ class Generation:
                 return False
             self._chunks.append(chunk)
             self._finish_reason = chunk.finish_reason
+            now = time.monotonic()
             if self.first_s is None and chunk.token_ids:
-                self.first_s = time.monotonic()
-            self._wake()
+                self.first_s = now
+            if chunk.finish_reason or now >= self._taken_s + self.chunk_interval_s:  # else the reader's alarm wakes it
+                self._wake()
         return True
 
     def fail(self, error: EngineError) -> bool:
@@ -143,28 +152,53 @@ class Generation:
             except RuntimeError:  # the reader's event loop is closed: nobody reads any more
                 continue
 
-    def _poll(self) -> tuple[bool, Chunk | None]:
-        """Whether there is an answer now, and the answer: a chunk, or None at the end."""
+    def _poll(self) -> tuple[bool, Chunk | None, float | None]:
+        """Whether there is an answer now, and the answer: a chunk, None at the end. If not, how long to wait."""
+        now = time.monotonic()
+        wait_s = self._taken_s + self.chunk_interval_s - now
+        if wait_s > 0 and not self.is_done:
+            return False, None, wait_s if wait_s < math.inf else None
         if self._chunks:
-            return True, self._chunks.popleft()
+            self._taken_s = now
+            return True, self._take_all() if self.chunk_interval_s else self._chunks.popleft(), None
         if self._error is not None:
             raise self._error
-        return self.is_done, None
+        return self.is_done, None, None
+
+    def _take_all(self) -> Chunk:
+        """What waits, as one chunk."""
+        if len(self._chunks) == 1:
+            return self._chunks.popleft()
+        chunks = tuple(self._chunks)
+        self._chunks.clear()
+        return Chunk(
+            "".join(chunk.text for chunk in chunks),
+            tuple(itertools.chain.from_iterable(chunk.token_ids for chunk in chunks)),
+            chunks[-1].finish_reason,
+            tuple(itertools.chain.from_iterable(chunk.logprobs for chunk in chunks)),
+        )
 
     def _next_chunk(self) -> Chunk | None:
         with self._changed:
             while True:
-                is_ready, chunk = self._poll()
+                is_ready, chunk, wait_s = self._poll()
                 if is_ready:
                     return chunk
-                self._changed.wait()
+                self._changed.wait(wait_s)
 
     async def _next_chunk_async(self) -> Chunk | None:
         while True:
             with self._changed:
-                is_ready, chunk = self._poll()
+                is_ready, chunk, wait_s = self._poll()
                 if is_ready:
                     return chunk
-                event = asyncio.Event()
-                self._sleepers.append((asyncio.get_running_loop(), event))
-            await event.wait()
+                loop, event = asyncio.get_running_loop(), asyncio.Event()
+                self._sleepers.append((loop, event))
+            alarm = None if wait_s is None else loop.call_later(wait_s, event.set)
+            try:
+                await event.wait()
+            finally:
+                if alarm is not None:
+                    alarm.cancel()
+                with self._changed:
+                    self._sleepers = [sleeper for sleeper in self._sleepers if sleeper[1] is not event]

@@ -1,11 +1,13 @@
 """The model's text as the pieces of OpenAI's answers, whole or streamed: both are made of the same deltas."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
+import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from understudy.engine import Generation
@@ -14,7 +16,9 @@ from understudy.server.logprobs import WordLogprobs
 from understudy.server.problem import Problem, out_of_time, problem_of
 from understudy.server.reading import CallPart, Reader, WordsReader
 
-__all__ = ["Answers", "Delta"]
+__all__ = ["Answers", "Delta", "event_text"]
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Answers:
         new_reader: Callable[[], Reader] = WordsReader,
         called: Literal["stop", "tool_calls"] = "tool_calls",
         new_logprobs: Callable[[], WordLogprobs] | None = None,
+        interval_s: float = 0.0,
     ) -> None:
         """Read what the engine makes.
 
@@ -56,6 +61,7 @@ class Answers:
             new_reader: makes what finds words and calls in a choice's text.
             called: the reason that an answer with calls ends with.
             new_logprobs: makes what tells how likely a choice's tokens were; None for an answer without.
+            interval_s: what comes within so many seconds of a choice's last delta, its first apart, is one delta.
         """
         self.id = f"chatcmpl-{secrets.token_hex(16)}"
         self.created = int(time.time())
@@ -64,6 +70,7 @@ class Answers:
         self.reasons: dict[int, str] = {}
         self._readers = [new_reader() for _ in generations]
         self._called = called
+        self._interval_s = interval_s
         self._logprobs = [new_logprobs() for _ in generations] if new_logprobs else None
 
     def cancel(self) -> None:
@@ -83,13 +90,27 @@ class Answers:
         Raises:
             EngineError: a generation failed.
         """
+        deltas = self._read(0) if len(self.generations) == 1 else self._read_all()
+        try:
+            async with contextlib.aclosing(deltas):
+                async for delta in deltas:
+                    yield delta
+        finally:
+            self.cancel()
+
+    async def _read_all(self) -> AsyncGenerator[Delta]:
+        """The deltas of several choices."""
         arrived: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
+
+        async def read(index: int) -> None:
+            async for delta in self._read(index):
+                arrived.put_nowait(delta)
 
         def report(task: "asyncio.Task[None]") -> None:
             if not task.cancelled() and (error := task.exception()):
                 arrived.put_nowait(error)
 
-        tasks = [asyncio.create_task(self._read(n, arrived)) for n in range(len(self.generations))]
+        tasks = [asyncio.create_task(read(n)) for n in range(len(self.generations))]
         for task in tasks:
             task.add_done_callback(report)
         num_open = len(tasks)
@@ -101,14 +122,14 @@ class Answers:
                 num_open -= delta.finish_reason is not None
                 yield delta
         finally:
-            self.cancel()
             for task in tasks:
                 task.cancel()
 
-    async def _read(self, index: int, arrived: "asyncio.Queue[Delta | BaseException]") -> None:
+    async def _read(self, index: int) -> AsyncGenerator[Delta]:
         has_called = False
         entries: list[dict[str, Any]] = []
-        async for chunk in self.generations[index]:
+        generation = self.generations[index]
+        async for chunk in generation:
             reason: str | None = chunk.finish_reason
             words, parts = self._readers[index].read(chunk.text, is_final=reason is not None)
             has_called = has_called or any(part.is_last for part in parts)
@@ -121,7 +142,9 @@ class Answers:
             if reason is not None:
                 self.reasons[index] = reason
             if words or parts or reason:
-                arrived.put_nowait(Delta(index, words, parts, reason, tuple(entries)))
+                if not generation.chunk_interval_s:  # the client has something to read: what follows may be gathered
+                    generation.chunk_interval_s = self._interval_s
+                yield Delta(index, words, parts, reason, tuple(entries))
                 entries = []
 
     def _out_of_time(self, index: int) -> str:
@@ -137,6 +160,8 @@ class Answers:
             EngineError: a generation failed.
             Problem: its deadline came before its first word.
         """
+        for generation in self.generations:
+            generation.chunk_interval_s = math.inf  # nobody reads before the end
         texts = [""] * len(self.generations)
         parts: list[list[CallPart]] = [[] for _ in texts]
         reasons: list[str | None] = [None] * len(texts)
@@ -158,7 +183,7 @@ class Answers:
         return {**self._head("chat.completion"), "choices": choices, "usage": self.usage()}
 
     async def events(self, *, has_usage: bool) -> AsyncGenerator[str]:
-        """Server-sent events; a failure in their midst is told by one of them.
+        """Server-sent events, those of a delta in one text; a failure in their midst is told by one of them.
 
         Args:
             has_usage: end with an event that counts the tokens.
@@ -168,41 +193,30 @@ class Answers:
             Problem: its deadline came before that.
         """
         opened = [False] * len(self.generations)
+        head = _encode(self._head("chat.completion.chunk"))[:-1]
+        tail = ',"usage":null}' if has_usage else "}"
+        last = ""
         try:
-            async for delta in self.deltas():
-                if not opened[delta.index]:
+            async with contextlib.aclosing(self.deltas()) as deltas:
+                async for delta in deltas:
+                    choices = _choices(delta, is_first=not opened[delta.index])
                     opened[delta.index] = True
-                    content = None if delta.parts and not delta.text else ""
-                    yield self._event(delta.index, {"role": "assistant", "content": content}, has_usage=has_usage)
-                logprobs = _logprobs(delta.logprobs) if delta.logprobs else None
-                for step, reason in _steps(delta):
-                    yield self._event(delta.index, step, reason, logprobs, has_usage=has_usage)
-                    logprobs = None
+                    text = "".join(f'data: {head},"choices":[{_encode(choice)}]{tail}\n\n' for choice in choices)
+                    if len(self.reasons) < len(opened):
+                        yield text
+                    else:  # the end goes out in one
+                        last += text
         except (UnderstudyError, Problem) as error:
             if not any(opened):
                 raise
             problem = error if isinstance(error, Problem) else problem_of(error)
-            yield _event(problem.to_json(is_in_stream=True))
+            yield f"{last}{event_text(problem.to_json(is_in_stream=True))}data: [DONE]\n\n"
         else:
-            if has_usage:
-                yield _event({**self._head("chat.completion.chunk"), "choices": [], "usage": self.usage()})
-        yield "data: [DONE]\n\n"
+            counted = {**self._head("chat.completion.chunk"), "choices": [], "usage": self.usage()}
+            yield f"{last}{event_text(counted) if has_usage else ''}data: [DONE]\n\n"
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-    def _event(
-        self,
-        index: int,
-        delta: dict[str, Any],
-        finish_reason: str | None = None,
-        logprobs: dict[str, Any] | None = None,
-        *,
-        has_usage: bool,
-    ) -> str:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        usage = {"usage": None} if has_usage else {}
-        return _event({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
 
 
 def _message(text: str, parts: list[CallPart]) -> dict[str, Any]:
@@ -221,12 +235,25 @@ def _logprobs(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"content": list(entries), "refusal": None}
 
 
-def _steps(delta: Delta) -> list[tuple[dict[str, Any], str | None]]:
-    """A delta as a stream tells it, with the reason at its end."""
-    words: list[dict[str, Any]] = [{"content": delta.text}] if delta.text else []
-    steps = [*words, *({"tool_calls": [_part(part)]} for part in delta.parts)]
-    end: list[tuple[dict[str, Any], str | None]] = [({}, delta.finish_reason)] if delta.finish_reason else []
-    return [*((step, None) for step in steps), *end]
+def _choices(delta: Delta, *, is_first: bool) -> list[dict[str, Any]]:
+    """A delta as a stream tells it: the role before the first, words, calls, and the reason at the end."""
+    steps: list[dict[str, Any]] = []
+    if is_first:
+        steps.append({"role": "assistant", "content": None if delta.parts and not delta.text else ""})
+    num_silent = len(steps)
+    if delta.text:
+        steps.append({"content": delta.text})
+    steps += [{"tool_calls": [_part(part)]} for part in delta.parts]
+    if delta.finish_reason:
+        steps.append({})
+    choices: list[dict[str, Any]] = [
+        {"index": delta.index, "delta": step, "logprobs": None, "finish_reason": None} for step in steps
+    ]
+    if delta.logprobs:
+        choices[num_silent]["logprobs"] = _logprobs(delta.logprobs)
+    if delta.finish_reason:
+        choices[-1]["finish_reason"] = delta.finish_reason
+    return choices
 
 
 def _part(part: CallPart) -> dict[str, Any]:
@@ -237,6 +264,6 @@ def _part(part: CallPart) -> dict[str, Any]:
     return {"index": part.number, "id": part.id, "type": "function", "function": function}
 
 
-def _event(value: dict[str, Any]) -> str:
-    # ASCII: some clients take U+2028 inside a string for the end of a line.
-    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
+def event_text(value: Mapping[str, Any]) -> str:
+    """A server-sent event; ASCII: some clients take U+2028 inside a string for the end of a line."""
+    return f"data: {_encode(value)}\n\n"

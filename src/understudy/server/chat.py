@@ -9,7 +9,7 @@ from understudy.engine import Generation
 from understudy.errors import UnderstudyError
 from understudy.server.answered import note_answered
 from understudy.server.answers import Answers
-from understudy.server.body import read_json
+from understudy.server.body import read_body
 from understudy.server.connection import STREAM_HEADERS, EventStream, client_gone, ignored_header, unless_gone
 from understudy.server.conversation import read_conversation
 from understudy.server.form import answer_form
@@ -22,6 +22,12 @@ from understudy.server.served import ServedModel, Shelf
 
 __all__ = ["answer_chat"]
 
+_QUICK_CHARS = 4096
+_QUICK_FIELDS = frozenset(
+    {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "stop", "seed"}
+    | {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty"}
+)
+
 
 async def answer_chat(request: Request, shelf: Shelf) -> Response:
     """Answer a request, whole or as a stream.
@@ -30,12 +36,14 @@ async def answer_chat(request: Request, shelf: Shelf) -> Response:
         Problem: the request is at fault.
         UnderstudyError: the engine failed, or found a fault.
     """
-    body = await asyncio.to_thread(parse_chat_request, await read_json(request))
+    body = await read_body(request, parse_chat_request)
     served = shelf.find(body.model)
     served.admit()
-    # Encoding a long prompt and compiling a grammar take a while; health probes must not wait for it.
     with served.in_use():
-        answers, num_left_out = await asyncio.to_thread(_start, body, served)
+        if _is_quick(body):
+            answers, num_left_out = _start(body, served)
+        else:  # encoding a long prompt and compiling a grammar take a while; health probes must not wait for it
+            answers, num_left_out = await asyncio.to_thread(_start, body, served)
     note_answered(
         request,
         "chat",
@@ -65,6 +73,12 @@ async def answer_chat(request: Request, shelf: Shelf) -> Response:
         answers.cancel()
         raise
     return EventStream(first, events, answers.cancel, watch, headers={**STREAM_HEADERS, **headers})
+
+
+def _is_quick(body: ChatRequest) -> bool:
+    """Whether beginning to answer is sooner done than handed to another thread: few words, and no grammar."""
+    is_plain = body.model_fields_set <= _QUICK_FIELDS
+    return is_plain and sum(len(message.content or "") for message in body.messages) <= _QUICK_CHARS
 
 
 def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
@@ -100,5 +114,6 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
         new_reader=form.new_reader,
         called=form.called,
         new_logprobs=new_logprobs if body.logprobs else None,
+        interval_s=served.options.stream_interval_ms / 1000,
     )
     return answers, num_left_out

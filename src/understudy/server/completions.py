@@ -1,8 +1,9 @@
 """`POST /v1/completions`: a text, or token ids, go on."""
 
 import asyncio
+import contextlib
 import dataclasses
-import json
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -15,8 +16,8 @@ from understudy.engine import Generation, GenerationRequest
 from understudy.errors import ContextLengthError, RequestError, UnderstudyError
 from understudy.prompt import stop_token_ids
 from understudy.server.answered import note_answered
-from understudy.server.answers import Answers, Delta
-from understudy.server.body import read_json
+from understudy.server.answers import Answers, Delta, event_text
+from understudy.server.body import read_body
 from understudy.server.connection import STREAM_HEADERS, EventStream, client_gone, ignored_header, unless_gone
 from understudy.server.logprobs import WordLogprobs
 from understudy.server.problem import JsonResponse, Problem, problem_of
@@ -128,7 +129,7 @@ async def answer_completion(request: Request, shelf: Shelf) -> Response:
         Problem: the request is at fault.
         UnderstudyError: the engine failed, or found a fault.
     """
-    body = await asyncio.to_thread(_parse, await read_json(request))
+    body = await read_body(request, _parse)
     served = shelf.find(body.model)
     served.admit()
     with served.in_use():
@@ -194,6 +195,7 @@ def _start(body: CompletionRequest, served: ServedModel) -> "_Texts":
         model=body.model,
         new_reader=FormReader,
         new_logprobs=(lambda: WordLogprobs(tokenizer, is_exact=True)) if body.logprobs is not None else None,
+        interval_s=served.options.stream_interval_ms / 1000,
     )
     heads = [echoes[number // n] for number in range(len(generations))] if echoes else [""] * len(generations)
     return _Texts(answers, heads, num_prompt_tokens=sum(map(len, prompts)), has_logprobs=body.logprobs is not None)
@@ -212,6 +214,8 @@ class _Texts:
         self.cancel = answers.cancel
 
     async def whole(self) -> dict[str, Any]:
+        for generation in self.answers.generations:
+            generation.chunk_interval_s = math.inf  # nobody reads before the end
         merged = [Delta(number, text=head) for number, head in enumerate(self._heads)]
         async for delta in self.answers.deltas():
             old = merged[delta.index]
@@ -223,23 +227,24 @@ class _Texts:
     async def events(self, *, has_usage: bool) -> AsyncGenerator[str]:
         offsets: dict[int, int] = {}
         usage: dict[str, Any] = {"usage": None} if has_usage else {}
+        head = self._head()
         try:
-            async for delta in self.answers.deltas():
-                if delta.index not in offsets:
-                    offsets[delta.index] = 0
-                    delta = dataclasses.replace(delta, text=self._heads[delta.index] + delta.text)  # noqa: PLW2901
-                choice = self._choice(delta, offsets[delta.index])
-                offsets[delta.index] += sum(len(entry["token"]) for entry in delta.logprobs)
-                yield _event({**self._head(), "choices": [choice], **usage})
+            async with contextlib.aclosing(self.answers.deltas()) as deltas:
+                async for delta in deltas:
+                    if delta.index not in offsets:
+                        offsets[delta.index] = 0
+                        delta = dataclasses.replace(delta, text=self._heads[delta.index] + delta.text)  # noqa: PLW2901
+                    choice = self._choice(delta, offsets[delta.index])
+                    offsets[delta.index] += sum(len(entry["token"]) for entry in delta.logprobs)
+                    yield event_text({**head, "choices": [choice], **usage})
         except (UnderstudyError, Problem) as error:
             if not offsets:
                 raise
             problem = error if isinstance(error, Problem) else problem_of(error)
-            yield _event(problem.to_json(is_in_stream=True))
+            yield f"{event_text(problem.to_json(is_in_stream=True))}data: [DONE]\n\n"
         else:
-            if has_usage:
-                yield _event({**self._head(), "choices": [], "usage": self._usage()})
-        yield "data: [DONE]\n\n"
+            counted = {**head, "choices": [], "usage": self._usage()}
+            yield f"{event_text(counted) if has_usage else ''}data: [DONE]\n\n"
 
     def _head(self) -> dict[str, Any]:
         return {"id": self.id, "object": "text_completion", "created": self._created, "model": self.answers.model}
@@ -270,7 +275,3 @@ def _logprobs(entries: Sequence[Mapping[str, Any]], offset: int) -> dict[str, An
         "top_logprobs": [{top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries],
         "text_offset": offsets,
     }
-
-
-def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"

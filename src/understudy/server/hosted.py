@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 import time
 import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -50,6 +51,7 @@ class _Turn:
     options: NpcOptions
     history: list[Message]  # before it
     began_s: float
+    interval_s: float = 0.0
     shown: Conversation | None = None
     generation: Generation | None = None
     briefing: Briefing | None = None
@@ -127,7 +129,9 @@ class HostedNpc:
         """Length of what was said."""
         return sum(len(m.content) + sum(len(c.arguments) for c in m.tool_calls) for m in self.session.history)
 
-    async def say(self, said: SayToNpc, model: Model, *, max_s: float) -> AsyncGenerator[dict[str, Any]]:
+    async def say(
+        self, said: SayToNpc, model: Model, *, max_s: float, interval_s: float = 0.0
+    ) -> AsyncGenerator[dict[str, Any]]:
         """Say a line; its events as they come: words, call, result, and at last end.
 
         Closing it stops the model. What was said so far is remembered.
@@ -137,6 +141,7 @@ class HostedNpc:
                 nobody could send their results.
             model: who plays the character.
             max_s: the line ends after so many seconds, whatever it asks for.
+            interval_s: words that come within so many seconds of the last ones, the first apart, are one event.
 
         Raises:
             Problem: another line is being answered, the conversation is full, or `max_s` came before a word.
@@ -148,6 +153,7 @@ class HostedNpc:
             turn = await asyncio.to_thread(self._new_turn, said, model, max_s)
             arrived: asyncio.Queue[Event | None] = asyncio.Queue()
             has_begun = False
+            turn.interval_s = interval_s if said.stream else math.inf
             self._task = asyncio.create_task(self._take(turn, model, arrived))
             try:
                 while (event := await arrived.get()) is not None:
@@ -301,6 +307,8 @@ class HostedNpc:
 
         def hear(event: Event) -> None:
             turn.note(event)
+            if isinstance(event, Spoken) and turn.end is None:  # words of the generation asked last
+                self.session.asked[-1][1].chunk_interval_s = turn.interval_s
             arrived.put_nowait(event)
 
         asked_before = self.session.asked

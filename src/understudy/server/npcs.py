@@ -162,7 +162,9 @@ def _add_talk(app: FastAPI, house: NpcHouse, shelf: Shelf) -> None:
         served = shelf.default
         served.admit()
         note_answered(request, "chat", said, model=served.name, generations=_asked_since(npc))
-        told = npc.say(said, served.model, max_s=served.options.max_request_s)
+        options = served.options
+        interval_s = options.stream_interval_ms / 1000
+        told = npc.say(said, served.model, max_s=options.max_request_s, interval_s=interval_s)
         return await _answer(request, told, is_streamed=said.stream, lease=served.in_use())
 
     @app.post("/v1/npcs/{npc_id}/warm", summary="Read what is known already, so that the next line waits for less")

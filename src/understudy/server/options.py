@@ -29,6 +29,8 @@ class ServerOptions:
         log: lines for people or (json) for programs.
         max_waiting: requests that wait for a place with the model; further ones get a 429.
         max_request_s: an answer ends after so many seconds, with what it has.
+        stream_interval_ms: pieces of a streamed answer that come within so many milliseconds of the last event, the
+            first apart, are one event; 0 sends each alone.
         drain_s: how long SIGTERM lets running answers go on.
         cors_origins: web pages elsewhere that may ask, e.g. "https://game.example"; "*" for all.
         tls_certificate: file of the certificate's chain (PEM); with it the server speaks HTTPS.
@@ -51,6 +53,7 @@ class ServerOptions:
     log: Literal["text", "json"] = "text"
     max_waiting: int = 64
     max_request_s: float = 600
+    stream_interval_ms: float = 25
     drain_s: float = 30
     cors_origins: tuple[str, ...] = ()
     tls_certificate: Path | None = None
@@ -70,6 +73,8 @@ class ServerOptions:
             raise ServeError(
                 f"max_request_s must be above 0 s and drain_s from 0 s, got {self.max_request_s} and {self.drain_s}."
             )
+        if not 0 <= self.stream_interval_ms <= 1000:
+            raise ServeError(f"stream_interval_ms must be from 0 to 1000, got {self.stream_interval_ms}.")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ServeError("tls_certificate and tls_key belong together; set both, or neither.")
         for file in (self.tls_certificate, self.tls_key):
