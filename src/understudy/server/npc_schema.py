@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from understudy.server.problem import Problem
-from understudy.server.schema import Record, Text, Tool, Whole, field_problem
+from understudy.server.schema import Record, SamplingFields, Text, Tool, Whole, field_problem
 
 __all__ = [
     "CallResult",
@@ -43,8 +43,8 @@ class _NpcRecord(Record):
         return self
 
 
-class Speech(_NpcRecord):
-    """How a character answers; ranges of the sampling fields are the engine's to check.
+class Speech(SamplingFields, _NpcRecord):
+    """How a character answers.
 
     Attributes:
         max_tokens: longest answer.
@@ -59,20 +59,6 @@ class Speech(_NpcRecord):
         max_calls: so many calls at once.
     """
 
-    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: Whole | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    dry_multiplier: float | None = None
-    dry_base: float | None = None
-    dry_allowed_length: Whole | None = None
-    dry_sequence_breakers: (
-        Annotated[list[Annotated[str, Field(min_length=1, max_length=40)]], Field(max_length=_MAX_LINES)] | None
-    ) = None
     deadline_s: Annotated[float, Field(gt=0, le=3600)] | None = None
     fallback: (
         Annotated[

@@ -19,6 +19,7 @@ __all__ = [
     "Record",
     "ResponseFormat",
     "SampledRequest",
+    "SamplingFields",
     "StreamOptions",
     "Tool",
     "ToolCallPart",
@@ -216,20 +217,10 @@ class Tool(Record):
         return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
 
 
-class SampledRequest(Record):
-    """What all requests for words share; ranges of the sampling fields are the engine's to check."""
+class SamplingFields(Record):
+    """How tokens are drawn, in requests and in lines to characters; ranges are the engine's to check."""
 
-    model: Annotated[str, Field(min_length=1)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None
-    n: Annotated[Whole, Field(ge=1, le=_MAX_CHOICES)] | None = None
-    stop: Annotated[
-        list[str],
-        Field(max_length=_MAX_STOPS),
-        BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
-    ] = []
-    seed: Whole | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: Whole | None = None
@@ -243,6 +234,21 @@ class SampledRequest(Record):
     dry_sequence_breakers: (
         Annotated[list[Annotated[str, Field(min_length=1, max_length=40)]], Field(max_length=_MAX_STOPS)] | None
     ) = None
+
+
+class SampledRequest(SamplingFields):
+    """What all requests for words share."""
+
+    model: Annotated[str, Field(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[Whole, Field(ge=1, le=_MAX_CHOICES)] | None = None
+    stop: Annotated[
+        list[str],
+        Field(max_length=_MAX_STOPS),
+        BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
+    ] = []
+    seed: Whole | None = None
     logit_bias: Annotated[
         dict[str, float] | None, BeforeValidator(_biases, json_schema_input_type=dict[str, float] | None)
     ] = None
