@@ -121,7 +121,7 @@ def test_pages_that_left_come_back_with_the_same_bits(kv_bits: int, start: int, 
         here.forward([Step(back, IDS[:start])])
     back.reserve(length)
     here.write_pages(back, start, pages)
-    back.advance(length - start)
+    back.settle(IDS[start:length])
     np.testing.assert_array_equal(here.read_pages(back, start, length), pages)
     np.testing.assert_array_equal(here.forward([Step(back, IDS[length:], 90 - length)])[0], expected)
 

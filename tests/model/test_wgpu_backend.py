@@ -1,17 +1,15 @@
 """The GPU backend: equal to NumPy, to itself however the work is cut, and through all that goes wrong."""
 
 import dataclasses
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from understudy.engine import Engine, GenerationRequest, SamplingParams
 from understudy.engine.backend import Backend, Step
 from understudy.errors import EngineError, GpuError, GpuMemoryError
-from understudy.kernels.gpu_adapters import Adapter, list_adapters
+from understudy.kernels.gpu_adapters import Adapter
 from understudy.kernels.gpu_players import CffiPlayer, NativePlayer
 from understudy.kernels.native import native_module
 from understudy.model.checkpoint import LoadedModel, load_model
@@ -29,17 +27,6 @@ from understudy.tokenizer.byte_level import byte_level_definition
 pytestmark = pytest.mark.gpu
 
 IDS = np.random.default_rng(1).integers(0, 268, 90).tolist()
-
-
-@pytest.fixture(scope="module")
-def adapter() -> Adapter:
-    try:
-        adapters = list_adapters()
-    except GpuError as error:
-        pytest.skip(str(error))
-    if not adapters:
-        pytest.skip("no graphics adapter; a software one: apt install mesa-vulkan-drivers libvulkan1")
-    return adapters[0]
 
 
 @pytest.fixture(scope="module")
@@ -182,26 +169,6 @@ def test_layers_that_do_not_fit_run_on_the_cpu(model: LoadedModel, adapter: Adap
     split.forward([Step(cache, IDS[:40])])
     np.testing.assert_array_equal(split.forward([Step(cache.fork(33), IDS[33:50], 17)])[0], whole[33:50])
     split.close()
-
-
-def test_sixteen_sessions_with_cancels_speak_as_if_alone(backend: WgpuBackend, model: LoadedModel) -> None:
-    draw = random.Random(0)
-    requests = [
-        GenerationRequest(
-            prompt_ids=tuple(IDS[: 3 + 2 * n]), sampling=SamplingParams(temperature=0.8, seed=n), max_tokens=6
-        )
-        for n in range(16)
-    ]
-    with Engine(backend, model.tokenizer) as engine:
-        alone = [[t for chunk in engine.submit(r) for t in chunk.token_ids] for r in requests[:3]]
-        together = [engine.submit(r) for r in requests]
-        for number, generation in enumerate(together):
-            if number >= 3 and draw.random() < 0.5:
-                generation.cancel()
-        assert [[t for chunk in g for t in chunk.token_ids] for g in together[:3]] == alone
-        for generation in together[3:]:
-            assert generation.text() is not None
-        assert engine.stats().num_running == 0 or all(g.is_done for g in together)
 
 
 def greedy_difference(first: Backend, second: Backend, prompt: list[int], count: int) -> float:

@@ -24,8 +24,8 @@ class PagedCache(Cache, Protocol):
         """Make room for `length` tokens in all, its own from the next token on."""
         ...
 
-    def advance(self, num_tokens: int) -> None:
-        """Count tokens whose keys and values were written into reserved room."""
+    def settle(self, token_ids: Sequence[int]) -> None:
+        """Count tokens whose keys and values came from elsewhere into reserved room."""
         ...
 
 
@@ -163,7 +163,7 @@ class Pager:
         cache: PagedCache | None = self._call(reserve)
         if cache is not None:
             backend.write_pages(cache, kept.start, kept.pages)
-            cache.advance(kept.num_tokens)
+            cache.settle(kept.token_ids[kept.start :])
             self._call(lambda: self._prefixes.put(kept.token_ids, cache))
         num_cached: int = self._call(lambda: self._longest((*kept.token_ids, _NO_TOKEN))[0])
         return num_cached

@@ -17,6 +17,7 @@ __all__ = [
     "AttentionShape",
     "attention",
     "cache_block_bytes",
+    "clear_behind",
     "pieces_bytes",
     "turns",
 ]
@@ -53,6 +54,22 @@ def cache_block_bytes(shape: AttentionShape) -> int:
     """Bytes of a block of one layer: keys, values, and at 8 bits 4 bytes of scales a token and head."""
     a_token = 2 * shape.head_dim * shape.kv_bits // 8 + (4 if shape.kv_bits == 8 else 0)
     return BLOCK_TOKENS * shape.num_kv_heads * a_token
+
+
+def clear_behind(shape: AttentionShape, block: npt.NDArray[np.uint8], num_used: int) -> None:
+    """Zero what lies behind the last token in a block of one layer: an earlier owner may have left it there.
+
+    Args:
+        shape: heads and cache.
+        block: (`cache_block_bytes`,) laid out as `wgsl/rope.wgsl` says.
+        num_used: tokens that stay.
+    """
+    heads = block.view(np.uint32).reshape(shape.num_kv_heads, -1)
+    side = BLOCK_TOKENS * shape.head_dim * shape.kv_bits // 32
+    heads[:, :side].reshape(shape.num_kv_heads, -1, BLOCK_TOKENS)[:, :, num_used:] = 0
+    heads[:, side : 2 * side].reshape(shape.num_kv_heads, BLOCK_TOKENS, -1)[:, num_used:] = 0
+    if shape.kv_bits == 8:
+        heads[:, 2 * side :][:, num_used:] = 0
 
 
 def pieces_bytes(shape: AttentionShape, layout: PassLayout) -> int:

@@ -16,6 +16,7 @@ __all__ = ["Bound", "Copy", "Dispatch", "GpuBuffer", "GpuDevice", "Kernel", "Rec
 
 _UPLOAD_BYTES = 8 << 20
 _KEPT_BYTES = 8 << 20
+_NO_MEMORY = ("out of memory", "not enough memory")  # the latter as an error of validation
 _UNIFORM_BYTES = 512
 _BINDING_TYPES = {"read": "read-only-storage", "write": "storage", "uniform": "uniform"}
 _LIMITS = {
@@ -409,7 +410,9 @@ class GpuDevice:
         if "device is lost" in str(error).lower():
             self._is_lost = True
             return DeviceLostError(f"The graphics adapter {self.adapter} was lost while {doing}: {text}.")
-        if isinstance(error, self._wgpu.GPUOutOfMemoryError) or "out of memory" in str(error).lower():
+        if isinstance(error, self._wgpu.GPUOutOfMemoryError) or any(
+            words in str(error).lower() for words in _NO_MEMORY
+        ):
             return GpuMemoryError(f"{self.adapter} has no memory left ({doing}): {text}.")
         return GpuError(f"{self.adapter} refused ({doing}): {text}.")
 

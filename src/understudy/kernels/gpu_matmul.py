@@ -123,14 +123,12 @@ class GpuMatrix:
         rows: outputs.
         cols: inputs.
         number: of the matrix in its store.
-        is_head: as its way says.
     """
 
     kind: StorageType
     rows: int
     cols: int
     number: int
-    is_head: bool
 
 
 def store_bytes(matrices: Iterable[tuple[StorageType, int, int, bool]]) -> int:
@@ -200,7 +198,7 @@ class MatrixStore:
         if number == _MAX_MATRICES:
             raise ValueError(f"a store holds {_MAX_MATRICES} matrices")
         self._device.write(self.weights, shape, offset=number * _SHAPE_BYTES)
-        return GpuMatrix(kind=kind, rows=sum(rows), cols=cols, number=number, is_head=way.is_head)
+        return GpuMatrix(kind=kind, rows=sum(rows), cols=cols, number=number)
 
     def _put(self, values: npt.NDArray[np.uint8] | npt.NDArray[np.float32] | None) -> int:
         """Where it lies, in vectors of 16 bytes; 0 for nothing."""
@@ -217,7 +215,7 @@ class Matmul:
 
     Attributes:
         dispatch: kernel and buffers.
-        num_row_tiles: workgroups in x.
+        num_row_tiles: workgroups in x; the remainder by 8 is the matrix's number.
         tokens: that a workgroup takes.
         num_bytes: of weights that it reads.
     """
@@ -258,23 +256,23 @@ def matmul(
     Raises:
         GpuError: the adapter's driver refuses the kernel.
     """
+    num_tiles = -(-matrix.rows // _ROW_TILE)
     kernel = device.kernel(
         f"{matrix.kind.name} matrix",
-        _pieces(matrix, variant),
-        {"TOKENS": tokens, "ROWS": _ROWS, "MATRIX": matrix.number, "WANTED_AT": layout.places["WANTED_AT"]},
+        _pieces(matrix.kind, variant),
+        {"TOKENS": tokens, "ROWS": _ROWS, "WANTED_AT": layout.places["WANTED_AT"]},
         kinds=PASS_BINDINGS,
     )
     return Matmul(
         dispatch=device.dispatch(kernel, bound),
-        num_row_tiles=-(-matrix.rows // _ROW_TILE),
+        num_row_tiles=num_tiles + (matrix.number - num_tiles) % _MAX_MATRICES,
         tokens=tokens,
         num_bytes=sum(gpu_bytes(matrix.kind, matrix.rows, matrix.cols)),
     )
 
 
-def _pieces(matrix: GpuMatrix, variant: Variant) -> list[str]:
+def _pieces(kind: StorageType, variant: Variant) -> list[str]:
     """The files of a multiplication's program."""
-    kind = matrix.kind
     is_integer = variant.has_dp4a and kind in INTEGER_TYPES
     return [
         "bindings",
@@ -283,6 +281,5 @@ def _pieces(matrix: GpuMatrix, variant: Variant) -> list[str]:
         "input",
         "matmul_dp4a" if is_integer else "matmul",
         "matmul_main",
-        "put_logits" if matrix.is_head else "put_work",
         "sum_subgroup" if variant.has_subgroups else "sum_core",
     ]

@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -148,6 +148,10 @@ class BlockCache:
         """Count tokens that were written into reserved room."""
         self._length += num_tokens
         assert self._length <= len(self.blocks) * self.pool.block_tokens
+
+    def settle(self, token_ids: Sequence[int]) -> None:
+        """Count tokens whose keys and values came from elsewhere into reserved room."""
+        self.advance(len(token_ids))
 
 
 def _release(pool: BlockPool, blocks: list[int]) -> None:

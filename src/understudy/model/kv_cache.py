@@ -1,5 +1,7 @@
 """Keys and values of one sequence."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -60,6 +62,10 @@ class KvCache:
         """Count tokens that were written into reserved room."""
         self.length += num_tokens
         assert self.length <= self.keys.shape[2]
+
+    def settle(self, token_ids: Sequence[int]) -> None:
+        """Count tokens whose keys and values came from elsewhere into reserved room."""
+        self.advance(len(token_ids))
 
     def _grown(self, old: npt.NDArray[np.float32], capacity: int) -> npt.NDArray[np.float32]:
         layers, heads, _, size = old.shape

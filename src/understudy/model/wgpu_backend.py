@@ -1,10 +1,12 @@
 """The model on a graphics adapter, whoever made it; layers that do not fit run on the CPU."""
 
 import dataclasses
+import functools
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,7 @@ from understudy.model.wgpu_plan import GpuPlan, plan_gpu
 __all__ = ["WgpuBackend"]
 
 _F32 = npt.NDArray[np.float32]
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -91,6 +94,7 @@ class WgpuBackend:
             max_store_bytes=adapter.max_binding_bytes,
         )
         self._weights = weights
+        self._lock = threading.Lock()
         self._embedding = weights["model.embed_tokens.weight"]
         self._rest = None if self.plan.has_head else _rest_on_cpu(config, weights, self.plan)
         self._open()
@@ -143,7 +147,8 @@ class WgpuBackend:
 
     def close(self) -> None:
         """Give the GPU's memory back."""
-        self._device.close()
+        with self._lock:
+            self._device.close()
 
     def forward(self, batch: Sequence[ForwardStep]) -> list[_F32]:
         """Run one step of every sequence.
@@ -155,16 +160,76 @@ class WgpuBackend:
             EngineError: a sequence would outgrow the context or the cache's budget, a token id is not in the
                 vocabulary, a step is empty, or the GPU was lost twice.
         """
-        caches = [self._checked_cache(step) for step in batch]
+        caches = [self._own(step.cache) for step in batch]
+        for step, cache in zip(batch, caches, strict=True):
+            check_step(step, cache.length, self.config)
         if self._limits.tokens_per_s is not None:
             self._pace.hold_back(sum(len(step.token_ids) for step in batch))
-        try:
-            return self._run(batch, caches)
-        except DeviceLostError as error:
-            _log.warning("%s It is opened again, and %d sequences are read again.", error, len(caches))
-        self._device.close()
-        self._open()
-        return self._run(batch, caches)
+        return self._survive(lambda: self._run(batch, caches))
+
+    @property
+    def kv_format(self) -> str:
+        """What the bytes of a page mean; another adapter or driver may round the last bit otherwise."""
+        plan, adapter = self.plan, self.adapter
+        rest = "" if self._rest is None else f", {self._rest.kv_format} from layer {plan.num_gpu_layers}"
+        return (
+            f"wgpu ({adapter}, {adapter.driver}, {self.variant}), {plan.kv_bits} bits, {BLOCK_TOKENS} tokens, 1{rest}"
+        )
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page, which is a block of every layer."""
+        return self._model.page_bytes + (self._rest.page_bytes if self._rest else 0)
+
+    @property
+    def page_value_bytes(self) -> int:
+        """Bytes of one key or value in a page."""
+        return self.plan.kv_bits // 8
+
+    def read_pages(self, cache: object, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """(P, page_bytes) keys and values of a stretch of tokens, for `write_pages`; others may run between pages."""
+        kept, first = self._own(cache), start // BLOCK_TOKENS
+        pages = np.empty((-(-stop // BLOCK_TOKENS) - first, self.page_bytes), np.uint8)
+        size = self._model.page_bytes
+        for number, page in enumerate(pages, first):
+            page[:size] = self._survive(functools.partial(self._read_page, kept, number))
+        if self._rest is not None:
+            pages[:, size:] = self._rest.read_pages(kept.parts[1], start, stop)
+        if stop % BLOCK_TOKENS:
+            self._model.clear_behind(pages[-1, :size], stop % BLOCK_TOKENS)
+        return pages
+
+    def write_pages(self, cache: object, start: int, pages: npt.NDArray[np.uint8]) -> None:
+        """Put pages where `read_pages` took them from, into a cache with room for them."""
+        kept, done, size = self._own(cache), 0, self._model.page_bytes
+        while done < len(pages):
+            done = self._survive(functools.partial(self._write_page, kept, start, pages[:, :size], done))
+        if self._rest is not None:
+            self._rest.write_pages(kept.parts[1], start, np.ascontiguousarray(pages[:, size:]))
+
+    def _read_page(self, cache: GpuCache, number: int) -> npt.NDArray[np.uint8]:
+        self._bring_home(cache)
+        return self._model.read_block(cache.parts[0].blocks[number])
+
+    def _write_page(self, cache: GpuCache, start: int, pages: npt.NDArray[np.uint8], number: int) -> int:
+        """Write a page; returns the next one, which is the second again where the device was lost with all of them."""
+        if cache.home != self._home:
+            self._bring_home(cache)
+            cache.reserve(start + len(pages) * BLOCK_TOKENS)
+            number = 0
+        self._model.write_block(cache.parts[0].blocks[start // BLOCK_TOKENS + number], pages[number])
+        return number + 1
+
+    def _survive(self, work: Callable[[], _T]) -> _T:
+        """Use the GPU, from one thread at a time; where it is lost, open it again, and do the work once more."""
+        with self._lock:
+            try:
+                return work()
+            except DeviceLostError as error:
+                _log.warning("%s It is opened again, and sequences are read again when they are asked for.", error)
+            self._device.close()
+            self._open()
+            return work()
 
     def _open(self) -> None:
         """Open the device, fill it, and start with empty caches."""
@@ -181,19 +246,15 @@ class WgpuBackend:
             pools.append(self._rest.block_pool)
         self._home = tuple(pools)
 
-    def _checked_cache(self, step: ForwardStep) -> GpuCache:
-        cache = step.cache
+    def _own(self, cache: object) -> GpuCache:
         if not isinstance(cache, GpuCache):
             raise EngineError(f"The wgpu backend got a foreign cache ({type(cache).__name__}); use its new_cache().")
-        check_step(step, cache.length, self.config)
         return cache
 
     def _run(self, batch: Sequence[ForwardStep], caches: Sequence[GpuCache]) -> list[_F32]:
-        for cache in caches:
-            if cache.home != self._home:
-                self._read_again(cache)
         for step, cache in zip(batch, caches, strict=True):
-            cache.reserve(len(step.token_ids))
+            self._bring_home(cache)
+            cache.reserve(cache.length + len(step.token_ids))
         passes = self._passes([len(step.token_ids) for step in batch], [c.length for c in caches])
         if len(passes) == 1:  # a piece a step, in order
             logits = self._compute(passes[0], batch, caches)
@@ -266,8 +327,10 @@ class WgpuBackend:
             passes[-1].append(_Piece(step, start, size))
         return passes
 
-    def _read_again(self, cache: GpuCache) -> None:
+    def _bring_home(self, cache: GpuCache) -> None:
         """Compute a cache whose device is gone."""
+        if cache.home == self._home:
+            return
         token_ids = cache.token_ids
         cache.home, cache.token_ids = self._home, []
         cache.parts = self.new_cache().parts

@@ -48,17 +48,21 @@ class GpuCache:
         twin.parts, twin.token_ids = parts, self.token_ids[:length]
         return twin
 
-    def reserve(self, num_tokens: int) -> None:
-        """Make room for so many more tokens.
+    def reserve(self, length: int) -> None:
+        """Make room for `length` tokens in all.
 
         Raises:
             EngineError: no block is free.
         """
         for part in self.parts:
-            part.reserve(self.length + num_tokens)
+            part.reserve(length)
 
     def advance(self, token_ids: Sequence[int]) -> None:
         """Count tokens that were written into reserved room."""
         for part in self.parts:
             part.advance(len(token_ids))
         self.token_ids += token_ids
+
+    def settle(self, token_ids: Sequence[int]) -> None:
+        """Count tokens whose keys and values came from elsewhere into reserved room."""
+        self.advance(token_ids)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from understudy.kernels.gpu_attention import PIECE_TOKENS, attention, cache_block_bytes, turns
+from understudy.kernels.gpu_attention import PIECE_TOKENS, attention, cache_block_bytes, clear_behind, turns
 from understudy.kernels.gpu_bindings import bind_pass
 from understudy.kernels.gpu_device import Bound, Copy, Dispatch, GpuBuffer, GpuDevice, Recorded, Schedule
 from understudy.kernels.gpu_matmul import (
@@ -114,6 +114,7 @@ class GpuModel:
         )
         self._inputs = InputTable(weights["model.embed_tokens.weight"])
         self._caches: list[GpuBuffer] = []
+        self._page_back: GpuBuffer | None = None
         self._kinds = {name: weight.kind for name, weight in weights.items()}
         self._layers = [self._load_layer(weights, n) for n in range(plan.num_gpu_layers)]
         self._head: Mapping[int, list[Matmul]] = {}
@@ -152,6 +153,30 @@ class GpuModel:
         width = padded(self._config.hidden_size)
         raw = self._device.read(self._buffers["work"], num_tokens * width * 4)  # which begins with x
         return raw.view(np.float32).reshape(num_tokens, width)[:, : self._config.hidden_size]
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a cache block in all layers here."""
+        return cache_block_bytes(self._shape) * len(self._caches)
+
+    def read_block(self, block: int) -> npt.NDArray[np.uint8]:
+        """(`page_bytes`,) a cache block in all layers."""
+        size = cache_block_bytes(self._shape)
+        if self._page_back is None:
+            self._page_back = self._device.read_back(self.page_bytes)
+        self._device.copy(*(Copy(c, block * size, self._page_back, n * size, size) for n, c in enumerate(self._caches)))
+        return self._device.fetch(self._page_back, self.page_bytes)
+
+    def write_block(self, block: int, page: npt.NDArray[np.uint8]) -> None:
+        """Put a page where `read_block` took it from."""
+        size = cache_block_bytes(self._shape)
+        for part, cache in zip(page.reshape(-1, size), self._caches, strict=True):
+            self._device.write(cache, part, offset=block * size)
+
+    def clear_behind(self, page: npt.NDArray[np.uint8], num_used: int) -> None:
+        """Zero what lies behind the last token of a page."""
+        for block in page.reshape(len(self._caches), -1):
+            clear_behind(self._shape, block, num_used)
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy a cache block in all layers."""

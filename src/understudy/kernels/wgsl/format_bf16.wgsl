@@ -5,7 +5,7 @@ fn wide(a: u32, b: u32) -> vec4<f32> {
 }
 
 fn load_group(row: u32, group: u32) -> array<vec4<f32>, 8> {
-  let at = shapes[MATRIX].levels_at + (row * shapes[MATRIX].groups + group) * 4u;
+  let at = shape.levels_at + (row * shape.groups + group) * 4u;
   var w: array<vec4<f32>, 8>;
   for (var j = 0u; j < 4u; j++) {
     let v = stored[at + j];

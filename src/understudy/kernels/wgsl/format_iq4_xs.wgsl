@@ -13,12 +13,12 @@ fn looked_up(numbers: vec4<u32>) -> vec4<u32> {
 }
 
 fn load_levels(row: u32, group: u32) -> array<vec4<u32>, 2> {
-  let v = stored[shapes[MATRIX].levels_at + row * shapes[MATRIX].groups + group];
+  let v = stored[shape.levels_at + row * shape.groups + group];
   return array<vec4<u32>, 2>(looked_up(v), looked_up(v >> vec4<u32>(4u)));
 }
 
 fn load_steps(row: u32, group: u32) -> vec3<f32> {
-  let head = shapes[MATRIX].scales_at * 4u + ((row * shapes[MATRIX].groups + group) >> 3u) * 2u;
+  let head = shape.scales_at * 4u + ((row * shape.groups + group) >> 3u) * 2u;
   let first = stored_words[head];
   let place = group & 7u;
   let low = (stored_words[head + 1u] >> (place * 4u)) & 15u;

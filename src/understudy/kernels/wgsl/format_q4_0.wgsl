@@ -5,13 +5,13 @@ fn minus_8(v: vec4<u32>) -> vec4<u32> {
 }
 
 fn load_levels(row: u32, group: u32) -> array<vec4<u32>, 2> {
-  let v = stored[shapes[MATRIX].levels_at + row * shapes[MATRIX].groups + group];
+  let v = stored[shape.levels_at + row * shape.groups + group];
   return array<vec4<u32>, 2>(
     minus_8(v & vec4<u32>(0x0f0f0f0fu)), minus_8((v >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu)));
 }
 
 fn load_steps(row: u32, group: u32) -> vec3<f32> {
-  let at = row * shapes[MATRIX].groups + group;
-  let step = unpack2x16float(stored_words[shapes[MATRIX].scales_at * 4u + (at >> 1u)])[at & 1u];
+  let at = row * shape.groups + group;
+  let step = unpack2x16float(stored_words[shape.scales_at * 4u + (at >> 1u)])[at & 1u];
   return vec3<f32>(step, step, 0.0);
 }

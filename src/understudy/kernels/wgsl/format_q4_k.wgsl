@@ -2,12 +2,12 @@
 // 6-bit scales and minima: value = d * scale * level - dmin * minimum.
 
 fn load_levels(row: u32, group: u32) -> array<vec4<u32>, 2> {
-  let v = stored[shapes[MATRIX].levels_at + row * shapes[MATRIX].groups + group];
+  let v = stored[shape.levels_at + row * shape.groups + group];
   return array<vec4<u32>, 2>(v & vec4<u32>(0x0f0f0f0fu), (v >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu));
 }
 
 fn load_steps(row: u32, group: u32) -> vec3<f32> {
-  let head = stored[shapes[MATRIX].scales_at + ((row * shapes[MATRIX].groups + group) >> 3u)];
+  let head = stored[shape.scales_at + ((row * shape.groups + group) >> 3u)];
   let d = unpack2x16float(head.x);
   let shift = (group & 3u) * 8u;
   let low = (head.y >> shift) & 0xffu;

@@ -7,9 +7,9 @@ fn minus_32(v: vec4<u32>) -> vec4<u32> {
 }
 
 fn load_levels(row: u32, group: u32) -> array<vec4<u32>, 2> {
-  let at = row * shapes[MATRIX].groups + group;
-  let v = stored[shapes[MATRIX].levels_at + at];
-  let head = shapes[MATRIX].scales_at * 4u + (at >> 3u) * 21u + (group & 7u) * 2u;
+  let at = row * shape.groups + group;
+  let v = stored[shape.levels_at + at];
+  let head = shape.scales_at * 4u + (at >> 3u) * 21u + (group & 7u) * 2u;
   let shifts = vec4<u32>(0u, 2u, 4u, 6u);
   let two = vec4<u32>(0x03030303u);
   let first = ((vec4<u32>(stored_words[head]) >> shifts) & two) << vec4<u32>(4u);
@@ -19,7 +19,7 @@ fn load_levels(row: u32, group: u32) -> array<vec4<u32>, 2> {
 }
 
 fn load_steps(row: u32, group: u32) -> vec3<f32> {
-  let head = shapes[MATRIX].scales_at * 4u + ((row * shapes[MATRIX].groups + group) >> 3u) * 21u;
+  let head = shape.scales_at * 4u + ((row * shape.groups + group) >> 3u) * 21u;
   let d = unpack2x16float(stored_words[head + 20u]).x;
   let four = unpack4xI8(stored_words[head + 16u + ((group & 7u) >> 1u)]);
   let two = select(four.xy, four.zw, (group & 1u) == 1u);

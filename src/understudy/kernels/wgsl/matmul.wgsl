@@ -6,7 +6,7 @@
 var<workgroup> staged: array<vec4<f32>, 256u * TOKENS>;
 
 fn stage(li: u32, chunk: u32, first: u32) {
-  let count = min(256u, shapes[MATRIX].x_vectors - chunk * 256u);
+  let count = min(256u, shape.x_vectors - chunk * 256u);
   for (var t = 0u; t < TOKENS; t++) {
     let row = source_row(first + t);
     for (var v = li; v < count; v += 64u) {

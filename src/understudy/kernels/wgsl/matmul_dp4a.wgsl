@@ -10,7 +10,7 @@ fn stage(li: u32, chunk: u32, first: u32) {
   let at = (chunk * 32u + lane) * 8u;
   for (var t = li >> 5u; t < TOKENS; t += 2u) {
     var peak = 0.0;
-    for (var j = at; j < min(at + 8u, shapes[MATRIX].x_vectors); j++) {
+    for (var j = at; j < min(at + 8u, shape.x_vectors); j++) {
       let size = abs(prepared(t, source_row(first + t), j));
       peak = max(peak, max(max(size.x, size.y), max(size.z, size.w)));
     }
@@ -25,7 +25,7 @@ fn stage(li: u32, chunk: u32, first: u32) {
     var words = array<u32, 8>();
     var sum = 0;
     for (var j = 0u; j < 8u; j++) {
-      if (at + j < shapes[MATRIX].x_vectors) {
+      if (at + j < shape.x_vectors) {
         words[j] = pack4xI8(vec4<i32>(round(prepared(t, source_row(first + t), at + j) * inverse)));
         sum += dot4I8Packed(words[j], 0x01010101u);
       }

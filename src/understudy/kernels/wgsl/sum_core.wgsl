@@ -7,4 +7,10 @@ fn total_of(output: u32) -> f32 {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) li: u32) { run(place, li); }
+fn main(
+  @builtin(workgroup_id) place: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) li: u32,
+) {
+  run(place, count.x, li);
+}

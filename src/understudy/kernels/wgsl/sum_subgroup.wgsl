@@ -17,9 +17,10 @@ fn total_of(output: u32) -> f32 {
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) place: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
   @builtin(local_invocation_index) li: u32,
   @builtin(subgroup_size) width: u32,
 ) {
   subgroup_width = width;
-  run(place, li);
+  run(place, count.x, li);
 }
