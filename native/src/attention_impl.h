@@ -77,12 +77,17 @@ void mix_part(const AttentionTask& t, int64_t row, int64_t num_seen, int64_t h, 
         for (int w = 0; w < W; ++w) f_store(out_of(t, row + r) + h + 16 * w, f_mul(acc[r][w], f_set(factors[r])));
 }
 
+// As many vectors at a time as registers hold and the head has.
+template <int R, int W>
+void mix_from(const AttentionTask& t, int64_t row, int64_t num_seen, int64_t h, const float* factors) {
+    for (; h + 16 * W <= t.head_dim; h += 16 * W) mix_part<R, W>(t, row, num_seen, h, factors);
+    if constexpr (W > 1) mix_from<R, W / 2>(t, row, num_seen, h, factors);
+}
+
 template <int R>
 void mix_rows(const AttentionTask& t, int64_t row, int64_t num_seen, const float* factors) {
     constexpr int W = kAccumulators / R >= 8 ? 8 : kAccumulators / R >= 4 ? 4 : kAccumulators / R >= 2 ? 2 : 1;
-    int64_t h = 0;
-    for (; h + 16 * W <= t.head_dim; h += 16 * W) mix_part<R, W>(t, row, num_seen, h, factors);
-    for (; h < t.head_dim; h += 16) mix_part<R, 1>(t, row, num_seen, h, factors);
+    mix_from<R, W>(t, row, num_seen, 0, factors);
 }
 
 // Rows in bunches that share what is read: six, or what is left.

@@ -1,7 +1,9 @@
 // Products with float weights: fp32 multiply-adds in the order of the inputs, even and odd ones apart.
 #pragma once
-#include <type_traits>
+#include <algorithm>
+#include <utility>
 
+#include "matmul_impl.h"
 #include "understudy/kernels.h"
 
 namespace understudy {
@@ -20,48 +22,42 @@ struct Single {
     static inline F16v load(const uint8_t* p) { return f_load(reinterpret_cast<const float*>(p)); }
 };
 
-template <class Format, int P, int R>
-inline __attribute__((always_inline)) void float_tile(const uint8_t* panel, int64_t panel_bytes, int64_t cols, const float* x, int64_t x_stride, float* y, int64_t y_stride) {
-    F16v even[R][P], odd[R][P];
-    for (int r = 0; r < R; ++r)
-        for (int z = 0; z < P; ++z) even[r][z] = odd[r][z] = f_set(0);
+// Rows of x that share what is read of a panel: their sums stay in registers, and each multiply-add reads its input itself.
+constexpr int kFloatRows = std::min(8, (kAccumulators - 1) / 2);
+
+template <class Format, int R>
+inline __attribute__((always_inline)) void float_tile(const uint8_t* panel, int64_t cols, const float* x, int64_t x_stride, float* y, int64_t y_stride) {
+    F16v even[R], odd[R];
+    for (int r = 0; r < R; ++r) even[r] = odd[r] = f_set(0);
     int64_t i = 0;
-    for (; i + 2 <= cols; i += 2)
-        for (int z = 0; z < P; ++z) {
-            const uint8_t* at = panel + z * panel_bytes + i * Format::bytes;
-            F16v a = Format::load(at), b = Format::load(at + Format::bytes);
-            for (int r = 0; r < R; ++r) {
-                even[r][z] = f_fma(a, f_set(x[r * x_stride + i]), even[r][z]);
-                odd[r][z] = f_fma(b, f_set(x[r * x_stride + i + 1]), odd[r][z]);
-            }
+    for (; i + 2 <= cols; i += 2) {
+        F16v a = Format::load(panel + i * Format::bytes), b = Format::load(panel + (i + 1) * Format::bytes);
+        for (int r = 0; r < R; ++r) {
+            even[r] = f_fma(a, f_set(x[r * x_stride + i]), even[r]);
+            odd[r] = f_fma(b, f_set(x[r * x_stride + i + 1]), odd[r]);
         }
-    if (i < cols)
-        for (int z = 0; z < P; ++z) {
-            F16v a = Format::load(panel + z * panel_bytes + i * Format::bytes);
-            for (int r = 0; r < R; ++r) even[r][z] = f_fma(a, f_set(x[r * x_stride + i]), even[r][z]);
-        }
-    for (int r = 0; r < R; ++r)
-        for (int z = 0; z < P; ++z) f_store(y + r * y_stride + z * kPanelRows, f_add(even[r][z], odd[r][z]));
+    }
+    if (i < cols) {
+        F16v a = Format::load(panel + i * Format::bytes);
+        for (int r = 0; r < R; ++r) even[r] = f_fma(a, f_set(x[r * x_stride + i]), even[r]);
+    }
+    for (int r = 0; r < R; ++r) f_store(y + r * y_stride, f_add(even[r], odd[r]));
 }
 
 template <class Format>
 void float_rows(const PackedMatrix& w, const float* x, int64_t x_stride, int64_t num_rows, int64_t begin, int64_t end, float* y, int64_t y_stride) {
-    int64_t panel_bytes = w.blocks * Format::bytes;
-    int64_t p = begin;
-    auto rows = [&](auto panels) {
-        constexpr int P = decltype(panels)::value;
-        constexpr int R = P == 4 ? 2 : 4;
-        const uint8_t* panel = w.data + p * panel_bytes;
+    for (int64_t p = begin; p < end; ++p) {
+        const uint8_t* panel = w.data + p * w.blocks * Format::bytes;
         float* to = y + p * kPanelRows;
         int64_t m = 0;
-        for (; m + R <= num_rows; m += R)
-            float_tile<Format, P, R>(panel, panel_bytes, w.cols, x + m * x_stride, x_stride, to + m * y_stride, y_stride);
-        for (; m < num_rows; ++m)
-            float_tile<Format, P, 1>(panel, panel_bytes, w.cols, x + m * x_stride, x_stride, to + m * y_stride, y_stride);
-        p += P;
-    };
-    while (p + 4 <= end) rows(std::integral_constant<int, 4>{});
-    while (p < end) rows(std::integral_constant<int, 1>{});
+        for (; m + kFloatRows <= num_rows; m += kFloatRows)
+            float_tile<Format, kFloatRows>(panel, w.cols, x + m * x_stride, x_stride, to + m * y_stride, y_stride);
+        unrolled(std::make_integer_sequence<int, kFloatRows>{}, [&](auto rest) {
+            if constexpr (rest > 0)
+                if (num_rows - m == rest)
+                    float_tile<Format, rest>(panel, w.cols, x + m * x_stride, x_stride, to + m * y_stride, y_stride);
+        });
+    }
 }
 
 void matmul_float(const PackedMatrix& w, const float* x, int64_t x_stride, int64_t num_rows, int64_t begin, int64_t end, float* y, int64_t y_stride) {

@@ -12,6 +12,7 @@ __all__ = ["Answer", "AnswerParser", "parse_answer"]
 
 _OPEN = "<toolcall>"
 _MARKER = re.compile("|".join(re.escape(m) for m in MARKERS))
+_LONGEST_MARKER = max(map(len, MARKERS))  # all begin with "<"
 _CALL_START = re.compile(r"\s*[{\[]")
 # A whole JSON string, the beginning of one, a bracket, or what cannot stand outside of a string.
 _JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]<]', re.DOTALL)
@@ -168,5 +169,10 @@ def _refuse(constant: str) -> None:
 
 def _num_held(text: str) -> int:
     """Length of the longest end of the text that begins a marker."""
-    sizes = (n for m in MARKERS for n in range(1, len(m)) if text.endswith(m[:n]))
-    return max(sizes, default=0)
+    place = text.find("<", max(0, len(text) - _LONGEST_MARKER + 1))
+    while place >= 0:
+        end = text[place:]
+        if any(len(marker) > len(end) and marker.startswith(end) for marker in MARKERS):
+            return len(end)
+        place = text.find("<", place + 1)
+    return 0
