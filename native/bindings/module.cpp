@@ -2,14 +2,18 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <iterator>
+#include <optional>
+#include <tuple>
 
 #include "understudy/draw.h"
 #include "understudy/gpu_calls.h"
@@ -135,14 +139,28 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> encode(int kind, const Floats1& x, 
     return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, {size}, owner);
 }
 
-// The caller has checked that `highest` is the finite highest logit.
+template <class T> using Logits = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Words = std::optional<nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>>;
+
+Allowed allowed_of(const Words& words) {
+    require(!words || words->shape(0) > 0, "no words of what is allowed");
+    return words ? Allowed{words->data(), static_cast<int64_t>(words->shape(0))} : Allowed{};
+}
+
+template <class T> std::tuple<int64_t, double, int64_t> survey_logits(const Logits<T>& logits, const Words& allowed, const std::string& name) {
+    require(logits.shape(0) > 0, "no logits");
+    Survey found = survey(find_kernels(name), logits.data(), static_cast<int64_t>(logits.shape(0)), allowed_of(allowed));
+    return {found.place, found.highest, found.count};
+}
+
+// The caller has checked that `highest` is the finite highest logit of those that are allowed.
 template <class T>
-int64_t draw_token(const nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>& logits, double highest, double temperature, int64_t top_k,
-                   double top_p, double min_p, double uniform, const std::string& name) {
+int64_t draw_token(const Logits<T>& logits, double highest, double temperature, int64_t top_k, double top_p, double min_p, double uniform,
+                   const Words& allowed, const std::string& name) {
     require(logits.shape(0) > 0, "no logits");
     require(temperature > 0 && uniform >= 0 && uniform < 1, "a temperature above 0, and a uniform number from 0 up to 1");
     DrawRule rule{highest, temperature, top_k, top_p, min_p, uniform};
-    return draw(find_kernels(name), logits.data(), static_cast<int64_t>(logits.shape(0)), rule);
+    return draw(find_kernels(name), logits.data(), static_cast<int64_t>(logits.shape(0)), rule, allowed_of(allowed));
 }
 
 // wgpu's functions, and one of its devices; the caller has checked that addresses and handles are wgpu's, and keeps
@@ -211,8 +229,12 @@ NB_MODULE(_native, m) {
         return names;
     });
     m.def("matmul", &matmul, "kind"_a, "rows"_a, "cols"_a, "source"_a, "x"_a, "kernels"_a, "is_neuron_major"_a = false, "skips_zeros"_a = true);
-    m.def("draw", &draw_token<float>, "logits"_a, "highest"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "uniform"_a, "kernels"_a = "");
-    m.def("draw", &draw_token<double>, "logits"_a, "highest"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "uniform"_a, "kernels"_a = "");
+    m.def("survey", &survey_logits<float>, "logits"_a, "allowed"_a = nb::none(), "kernels"_a = "");
+    m.def("draw", &draw_token<float>, "logits"_a, "highest"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "uniform"_a,
+          "allowed"_a = nb::none(), "kernels"_a = "");
+    m.def("survey", &survey_logits<double>, "logits"_a, "allowed"_a = nb::none(), "kernels"_a = "");
+    m.def("draw", &draw_token<double>, "logits"_a, "highest"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "uniform"_a,
+          "allowed"_a = nb::none(), "kernels"_a = "");
     nb::class_<GpuRecorder>(m, "GpuRecorder")
         .def(nb::init<const std::array<uintptr_t, GpuRecorder::kNumFunctions>&, uintptr_t, uintptr_t>(), "functions"_a, "device"_a, "queue"_a)
         .def("record", &GpuRecorder::record)

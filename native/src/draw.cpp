@@ -1,8 +1,10 @@
-// One token out of the logits: nothing is sorted but the few that lie at an edge.
+// One token out of the logits: nothing is sorted but the few that lie at an edge. What a grammar leaves is copied together
+// first, so that a few cost little and all but a few cost what all do.
 #include "understudy/draw.h"
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <vector>
@@ -29,6 +31,9 @@ void make_weights(const Kernels& kernels, const double* x, int64_t size, const D
     kernels.weights_of_doubles(x, size, rule.highest, rule.temperature, out);
 }
 
+float highest_of(const Kernels& kernels, const float* x, int64_t size) { return kernels.highest(x, size); }
+double highest_of(const Kernels& kernels, const double* x, int64_t size) { return kernels.highest_of_doubles(x, size); }
+
 // Eight sums side by side, so that additions need not wait for each other.
 double sum_of(const double* x, int64_t size) {
     std::array<double, 8> sums{};
@@ -50,6 +55,57 @@ template <class Is, class Found> inline void for_few(int64_t begin, int64_t size
     }
     for (; i < size; ++i)
         if (is_found(i)) found(i);
+}
+
+// The first place of a value that is there.
+template <class T> int64_t first_place(const T* x, int64_t size, T value) {
+    int64_t i = 0;
+    for (; i + 32 <= size; i += 32) {
+        int any = 0;
+        for (int64_t j = 0; j < 32; ++j) any |= x[i + j] == value;
+        if (any) break;
+    }
+    while (i + 1 < size && !(x[i] == value)) ++i;
+    return i;
+}
+
+// Calls `visit(place, bits)` for each word of what is allowed of `size` places, while it returns true.
+template <class Visit> void for_words(const Allowed& allowed, int64_t size, Visit visit) {
+    for (int64_t w = 0; w < allowed.num_words && 32 * w < size; ++w) {
+        int64_t rest = size - 32 * w;
+        uint32_t bits = allowed.words[w] & (rest < 32 ? (uint32_t(1) << rest) - 1 : ~uint32_t(0));
+        if (!visit(32 * w, bits)) return;
+    }
+}
+
+// The logits that are allowed, together, until the next call.
+template <class T> std::vector<T>& gather(const T* logits, int64_t size, const Allowed& allowed) {
+    thread_local std::vector<T> found;
+    found.resize(static_cast<size_t>(size) + 32);
+    T* end = found.data();
+    for_words(allowed, size, [&](int64_t place, uint32_t bits) {
+        if (bits == ~uint32_t(0)) {
+            std::copy_n(logits + place, 32, end);
+            end += 32;
+        } else {
+            for (; bits; bits &= bits - 1) *end++ = logits[place + std::countr_zero(bits)];
+        }
+        return true;
+    });
+    found.resize(static_cast<size_t>(end - found.data()));
+    return found;
+}
+
+// The place of the allowed logit that `rank` others are before.
+int64_t place_of(int64_t rank, int64_t size, const Allowed& allowed) {
+    int64_t found = 0;
+    for_words(allowed, size, [&](int64_t place, uint32_t bits) {
+        int64_t count = std::popcount(bits);
+        if (rank >= count) return rank -= count, true;
+        for (; rank; --rank) bits &= bits - 1;
+        return found = place + std::countr_zero(bits), false;
+    });
+    return found;
 }
 
 // The count-th highest.
@@ -162,7 +218,37 @@ template <class T> int64_t pick_of(std::vector<Candidate<T>>& found, double leas
 
 }  // namespace
 
-template <class T> int64_t draw(const Kernels& kernels, const T* logits, int64_t size, const DrawRule& rule) {
+template <class T> Survey survey(const Kernels& kernels, const T* logits, int64_t size, const Allowed& allowed) {
+    T highest = highest_of(kernels, logits, size);
+    Survey found{0, std::min<int64_t>(2, size), static_cast<double>(highest)};
+    if (highest != highest) return found;
+    found.place = first_place(logits, size, highest);
+    if (!allowed.words) return found;
+    found.count = 0;
+    bool is_allowed = false;
+    for_words(allowed, size, [&](int64_t place, uint32_t bits) {
+        found.count = std::min<int64_t>(2, found.count + std::popcount(bits));
+        is_allowed |= found.place - place < 32 && found.place >= place && (bits >> (found.place - place) & 1);
+        return found.count < 2 || (found.place >= place + 32);
+    });
+    if (is_allowed) return found;
+    std::vector<T>& left = gather(logits, size, allowed);
+    auto num_left = static_cast<int64_t>(left.size());
+    highest = highest_of(kernels, left.data(), num_left);
+    found.highest = static_cast<double>(highest);
+    found.place = num_left ? place_of(first_place(left.data(), num_left, highest), size, allowed) : 0;
+    return found;
+}
+
+template Survey survey<float>(const Kernels&, const float*, int64_t, const Allowed&);
+template Survey survey<double>(const Kernels&, const double*, int64_t, const Allowed&);
+
+template <class T> int64_t draw(const Kernels& kernels, const T* logits, int64_t size, const DrawRule& rule, const Allowed& allowed) {
+    if (allowed.words) {
+        std::vector<T>& left = gather(logits, size, allowed);
+        if (left.empty()) return 0;
+        return place_of(draw(kernels, left.data(), static_cast<int64_t>(left.size()), rule), size, allowed);
+    }
     if (rule.top_k > 0 && rule.top_k < size) {
         T floor = top_k_floor(logits, size, rule.top_k);
         std::vector<T> values;
@@ -192,7 +278,7 @@ template <class T> int64_t draw(const Kernels& kernels, const T* logits, int64_t
     return pick(weights, rule.uniform);
 }
 
-template int64_t draw<float>(const Kernels&, const float*, int64_t, const DrawRule&);
-template int64_t draw<double>(const Kernels&, const double*, int64_t, const DrawRule&);
+template int64_t draw<float>(const Kernels&, const float*, int64_t, const DrawRule&, const Allowed&);
+template int64_t draw<double>(const Kernels&, const double*, int64_t, const DrawRule&, const Allowed&);
 
 }  // namespace understudy

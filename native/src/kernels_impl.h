@@ -14,7 +14,7 @@ namespace {
 
 constexpr Kernels table(const char* name) {
     return {name, quantize_to<127>, quantize_to<255>, matmul, matmul_neurons, matmul_float, layer_norm, add, relu2, attend_8bit, attend_16bit,
-            store_8bit, store_16bit, multiply_idly, encode, weights<float>, weights<double>};
+            store_8bit, store_16bit, multiply_idly, encode, highest<float>, highest<double>, weights<float>, weights<double>};
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
-// Logits to weights: e^x in doubles. Plain loops that the compiler turns into lanes, with the same roundings in every twin.
+// The highest logit, and logits to weights: e^x in doubles. Plain loops that the compiler turns into lanes, with the same roundings in every twin.
 #pragma once
 #include <bit>
 #include <cstdint>
+#include <limits>
 
 namespace understudy {
 namespace {
@@ -19,6 +20,29 @@ inline double exp_double(double x) {
     for (double c : kSeries) sum = sum * rest + c;
     double power = std::bit_cast<double>((std::bit_cast<int64_t>(rounded) + 1023) << 52);
     return x > -708.0 ? sum * power : 0.0;
+}
+
+// The highest; NaN where one is NaN or +inf.
+template <class T> T highest(const T* x, int64_t size) {
+    constexpr int64_t kLanes = 32;
+    constexpr T kInfinity = std::numeric_limits<T>::infinity();
+    T best[kLanes], odd[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) best[j] = -kInfinity, odd[j] = 0;
+    int64_t i = 0;
+    for (; i + kLanes <= size; i += kLanes)
+        for (int64_t j = 0; j < kLanes; ++j) {
+            best[j] = x[i + j] > best[j] ? x[i + j] : best[j];
+            odd[j] = x[i + j] < kInfinity ? odd[j] : T(1);
+        }
+    for (; i < size; ++i) {
+        best[0] = x[i] > best[0] ? x[i] : best[0];
+        odd[0] = x[i] < kInfinity ? odd[0] : T(1);
+    }
+    for (int64_t j = 1; j < kLanes; ++j) {
+        best[0] = best[j] > best[0] ? best[j] : best[0];
+        odd[0] += odd[j];
+    }
+    return odd[0] > 0 ? std::numeric_limits<T>::quiet_NaN() : best[0];
 }
 
 template <class T> void weights(const T* x, int64_t size, double highest, double temperature, double* out) {

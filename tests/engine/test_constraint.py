@@ -10,6 +10,7 @@ from understudy.engine import SamplingParams
 from understudy.engine.constraint import TokenGate
 from understudy.engine.sampling import Sampler
 from understudy.errors import EngineError, RequestError
+from understudy.kernels.drawing import allowed_places, allowed_words
 from understudy.model.transformer import ReferenceBackend
 from understudy.testing import tiny_model
 
@@ -48,9 +49,7 @@ class OneOf:
     def mask(self) -> Any:
         if not self.is_active:
             return None
-        mask = np.zeros(VOCAB, np.bool_)
-        mask[list(self.next_ids())] = True
-        return mask
+        return allowed_words(np.isin(np.arange(VOCAB), list(self.next_ids())))
 
     def forced(self) -> tuple[int, ...]:
         ahead = OneOf([])
@@ -167,7 +166,7 @@ def test_sampling_among_what_is_allowed() -> None:
     logits = np.array([5, 4, 3, 2, 1], np.float32)
 
     def only(*ids: int) -> np.ndarray:
-        return np.isin(np.arange(5), ids)
+        return allowed_words(np.isin(np.arange(5), ids))
 
     assert Sampler(SamplingParams(temperature=0)).sample(logits, only(2, 4)) == 2
     drawn = {Sampler(SamplingParams(temperature=2, seed=s)).sample(logits, only(1, 3)) for s in range(30)}
@@ -222,7 +221,7 @@ class Broken(OneOf):
 
     def mask(self) -> Any:
         self.fail("mask")
-        return np.zeros(VOCAB, np.bool_) if self.where == "empty" and self.said else super().mask()
+        return np.zeros(VOCAB // 32, np.uint32) if self.where == "empty" and self.said else super().mask()
 
     def forced(self) -> tuple[int, ...]:
         self.fail("forced")
@@ -256,6 +255,9 @@ def test_a_mask_may_be_shorter_or_longer_than_the_models_rows() -> None:
     gate = TokenGate(OneOf(["ab"]), stop_token_ids=frozenset({3, 999}))
     allowed = gate.allowed(BYTES + ord("a") + 1)
     assert allowed is not None
-    assert np.flatnonzero(allowed).tolist() == [BYTES + ord("a")]
+    assert allowed_places(allowed, BYTES + ord("a") + 1).tolist() == [BYTES + ord("a")]
+    wide = gate.allowed(2000)
+    assert wide is not None
+    assert allowed_places(wide, 2000).tolist() == [BYTES + ord("a")]
     with pytest.raises(EngineError, match="leaves no token"):
-        gate.allowed(20)
+        Sampler(SamplingParams()).sample(np.zeros(20, np.float32), gate.allowed(20))

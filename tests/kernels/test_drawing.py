@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from understudy.kernels.drawing import draw, draw_reference
+from understudy.kernels.drawing import (
+    allowed_places,
+    allowed_words,
+    draw,
+    draw_reference,
+    survey,
+    survey_reference,
+)
 from understudy.kernels.native import kernel_names, native_module
 
 RNG = np.random.default_rng(5)
@@ -52,3 +59,48 @@ def test_the_last_token_can_be_drawn_and_a_banned_one_never() -> None:
     logits = np.array([0.0, -np.inf, 0.0, -np.inf])
     rule = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     assert [draw(logits, 0.0, **rule, uniform=u) for u in (0.0, 0.49, 0.5, 1 - 2**-53)] == [0, 0, 2, 2]
+
+
+def test_words_of_what_is_allowed() -> None:
+    for size in (1, 31, 32, 33, 268):
+        places = RNG.random(size) < 0.5
+        words = allowed_words(places)
+        assert (words.dtype, words.size) == (np.uint32, (size + 31) // 32)
+        np.testing.assert_array_equal(allowed_places(words, size), np.flatnonzero(places))
+    np.testing.assert_array_equal(allowed_places(np.array([5], np.uint32), 268), [0, 2])
+
+
+@pytest.mark.parametrize("kernels", kernel_names())
+def test_what_is_not_allowed_is_as_if_it_were_not_there(kernels: str) -> None:
+    native = native_module()
+    assert native is not None
+    num_drawn = 0
+    for logits, rule in cases(1500):
+        places = RNG.random(logits.size) < RNG.choice([0, 0.02, 0.5, 0.98, 1])
+        words = allowed_words(places)
+        found = native.survey(logits, words, kernels)
+        assert found == survey_reference(logits, words)
+        assert native.survey(logits, kernels=kernels) == survey_reference(logits) == survey(logits)
+        place, highest, count = found
+        assert count == min(2, np.count_nonzero(places))
+        if highest > -np.inf:
+            assert places[place]
+            num_drawn += 1
+            alone = draw_reference(logits[places], highest, **rule)
+            expected = np.flatnonzero(places)[alone]
+            assert native.draw(logits, highest, **rule, allowed=words, kernels=kernels) == expected
+    assert num_drawn > 900
+
+
+@pytest.mark.parametrize("kernels", kernel_names())
+def test_a_survey_sees_what_is_no_number(kernels: str) -> None:
+    native = native_module()
+    assert native is not None
+    for size in (1, 33, 300):
+        for bad in (np.nan, np.inf):
+            for dtype in (np.float32, np.float64):
+                logits = np.zeros(size, dtype)
+                logits[size - 1] = bad
+                words = allowed_words(np.arange(size) < size // 2)
+                assert np.isnan(native.survey(logits, words, kernels)[1])
+                assert np.isnan(survey_reference(logits, words)[1])

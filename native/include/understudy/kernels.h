@@ -97,6 +97,9 @@ struct Kernels {
     // least sum of w (x - decoded)^2; see encode_impl.h. Same bytes from every twin.
     //   count: a multiple of the format's block. w: >= 0, above 0 in every block. out: the blocks.
     void (*encode)(int kind, const float* x, const float* w, int64_t count, uint8_t* out);
+    // The highest of size >= 0 logits, -inf of none; NaN where one is NaN or +inf.
+    float (*highest)(const float* x, int64_t size);
+    double (*highest_of_doubles)(const double* x, int64_t size);
     // e^((x - highest) / temperature), x <= highest. Same bits from every twin.
     void (*weights)(const float* x, int64_t size, double highest, double temperature, double* out);
     void (*weights_of_doubles)(const double* x, int64_t size, double highest, double temperature, double* out);

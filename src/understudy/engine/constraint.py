@@ -35,8 +35,11 @@ class Constraint(Protocol):
         """Whether nothing may follow: the answer then ends without a stop token."""
         ...
 
-    def mask(self) -> npt.NDArray[np.bool_] | None:
-        """(V,) which tokens may come next, stop tokens apart; None for all. The caller may write to it."""
+    def mask(self) -> npt.NDArray[np.uint32] | None:
+        """Which tokens may come next, stop tokens apart, as of `kernels.drawing.allowed_words`; None for all.
+
+        The caller may write to it until it asks again.
+        """
         ...
 
     def forced(self) -> tuple[int, ...]:
@@ -57,6 +60,10 @@ class TokenGate:
 
     Forced tokens are part of the answer's definition, not a guess at it: they are taken without asking the model, so
     that batches, drafts and chunks of prefill cannot change them.
+
+    Attributes:
+        is_active: whether a grammar holds the next token.
+        is_finished: whether the grammar is complete and nothing may follow.
     """
 
     def __init__(self, constraint: Constraint | None, *, stop_token_ids: frozenset[int] = frozenset()) -> None:
@@ -67,19 +74,11 @@ class TokenGate:
             stop_token_ids: ids that end the answer.
         """
         self._constraint = constraint
-        self._stop_ids = np.array(sorted(stop_token_ids), np.intp)
+        self._stop_bits = [(i // 32, 1 << i % 32) for i in sorted(stop_token_ids)]
         self._forced: deque[int] = deque()
         self._is_begun = False
-
-    @property
-    def is_active(self) -> bool:
-        """Whether a grammar holds the next token."""
-        return self._constraint is not None and self._constraint.is_active
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the grammar is complete and nothing may follow."""
-        return self._constraint is not None and self._constraint.is_finished
+        self.is_active = constraint is not None and constraint.is_active
+        self.is_finished = constraint is not None and constraint.is_finished
 
     def next_forced(self) -> int | None:
         """Take the next token that the grammar forces, if it forces one.
@@ -94,30 +93,31 @@ class TokenGate:
             self._look_ahead(self._constraint)
         return self._forced.popleft() if self._forced else None
 
-    def allowed(self, vocab_size: int) -> npt.NDArray[np.bool_] | None:
-        """(V,) which tokens may come next, one at least; None for all.
+    def allowed(self, vocab_size: int) -> npt.NDArray[np.uint32] | None:
+        """Which tokens may come next, as of `kernels.drawing.allowed_words`; None for all.
 
         Args:
-            vocab_size: V of the model.
+            vocab_size: V of the model; what the constraint allows beyond it is nobody's to draw.
 
         Raises:
-            EngineError: the constraint failed, or leaves no token.
+            EngineError: the constraint failed.
         """
         if self._constraint is None:
             return None
         try:
-            mask = self._constraint.mask()
+            words = self._constraint.mask()
+            if words is None:
+                return None
             may_end = self._constraint.may_end
         except Exception as error:
             raise _failure(error) from error
-        if mask is None:
-            return None
-        if mask.size != vocab_size:
-            mask = np.pad(mask[:vocab_size], (0, max(0, vocab_size - mask.size)))
-        mask[self._stop_ids[self._stop_ids < vocab_size]] = may_end
-        if not mask.any():
-            raise EngineError("The grammar leaves no token of this model's vocabulary to go on with.")
-        return mask
+        if 32 * words.size < vocab_size:
+            words = np.pad(words, (0, (vocab_size + 31) // 32 - words.size))
+        for place, bit in self._stop_bits:
+            if place < words.size:
+                word = words.item(place)
+                words[place] = word | bit if may_end else word & ~bit
+        return words
 
     def cut(self, draft: list[int]) -> list[int]:
         """The beginning of a draft that the grammar could take.
@@ -125,7 +125,7 @@ class TokenGate:
         Raises:
             EngineError: the constraint failed.
         """
-        if not draft or self._constraint is None or not self._constraint.is_active:
+        if not draft or self._constraint is None or not self.is_active:
             return draft
         try:
             return draft[: self._constraint.num_allowed(draft)]
@@ -142,6 +142,7 @@ class TokenGate:
             return
         try:
             self._constraint.accept(token_id)
+            self.is_active, self.is_finished = self._constraint.is_active, self._constraint.is_finished
         except Exception as error:
             raise _failure(error) from error
         if not self._forced:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from understudy.engine.repetition import RepetitionGuard
 from understudy.errors import EngineError, RequestError
-from understudy.kernels.drawing import draw
+from understudy.kernels.drawing import draw, survey
 
 __all__ = ["Sampler", "SamplingParams", "is_whole"]
 
@@ -130,30 +130,34 @@ class Sampler:
         )
         self._adjusted: npt.NDArray[np.float64] | None = None
 
-    def sample(self, logits: npt.NDArray[np.float32], allowed: npt.NDArray[np.bool_] | None = None) -> int:
+    def sample(self, logits: npt.NDArray[np.float32], allowed: npt.NDArray[np.uint32] | None = None) -> int:
         """Draw the next token.
 
         Args:
             logits: (V,); left unchanged.
-            allowed: (V,) which to draw from, one at least; None for all. Penalties and bias cannot bring another one
-                back, and where they ban all of these, they are set aside. A single one is taken without a draw.
+            allowed: which to draw from, as of `kernels.drawing.allowed_words`; None for all. Penalties and bias cannot
+                bring another one back, and where they ban all of these, they are set aside. A single one is taken
+                without a draw.
 
         Raises:
             EngineError: a logit is NaN or +inf, or no token is left.
         """
-        if not logits.max() < math.inf:  # NaN, if there is one
+        values = self._adjust(logits)
+        place, highest, count = survey(values, allowed)
+        if highest == -math.inf and count > 1 and allowed is not None:
+            values = logits
+            place, highest, count = survey(values, allowed)
+        if not highest < math.inf:
             raise EngineError("The model gave logits that are not numbers; its file or backend is damaged.")
-        if allowed is None:
-            token_id = self._choose(self._adjust(logits))
-        elif np.count_nonzero(allowed) == 1:
-            token_id = int(allowed.argmax())
-        else:
-            adjusted = np.where(allowed, self._adjust(logits), np.float32(-math.inf))
-            if adjusted.max() == -math.inf:
-                adjusted = np.where(allowed, logits, np.float32(-math.inf))
-            token_id = self._choose(adjusted)
-        self.count(token_id)
-        return token_id
+        if not count:
+            raise EngineError("The grammar leaves no token of this model's vocabulary to go on with.")
+        if allowed is None or count > 1:
+            if highest == -math.inf:
+                raise EngineError("No token is left to choose from; logit_bias bans the whole vocabulary.")
+            if self._params.temperature:
+                place = self._draw(values, highest, allowed)
+        self.count(place)
+        return place
 
     def count(self, token_id: int) -> None:
         """Remember a token of the output that was not drawn."""
@@ -162,23 +166,17 @@ class Sampler:
         if self._guard is not None:
             self._guard.add(token_id)
 
-    def _choose(self, logits: _Floats) -> int:
-        """The place of the token drawn."""
-        best = int(logits.argmax())
-        highest = float(logits[best])
-        if highest == -math.inf:
-            raise EngineError("No token is left to choose from; logit_bias bans the whole vocabulary.")
+    def _draw(self, values: _Floats, highest: float, allowed: npt.NDArray[np.uint32] | None) -> int:
         params = self._params
-        if params.temperature == 0:
-            return best
         return draw(
-            logits,
+            values,
             highest,
             temperature=max(params.temperature, 1e-6),
-            top_k=min(params.top_k, logits.size),
+            top_k=min(params.top_k, values.size),
             top_p=params.top_p,
             min_p=params.min_p,
             uniform=self._random.random(),
+            allowed=allowed,
         )
 
     def _adjust(self, logits: npt.NDArray[np.float32]) -> _Floats:

@@ -16,6 +16,7 @@ from understudy.engine.prefix import longest_beginning
 from understudy.engine.request import Chunk, FinishReason, GenerationRequest
 from understudy.engine.sampling import Sampler
 from understudy.errors import EngineError
+from understudy.kernels.drawing import allowed_places
 from understudy.tokenizer import Tokenizer
 
 __all__ = ["Sequence"]
@@ -157,7 +158,7 @@ class Sequence:
         token_id = self._sampler.sample(logits, allowed)
         num_top = self.request.top_logprobs
         if num_top is not None:
-            ids = None if allowed is None else np.flatnonzero(allowed)
+            ids = None if allowed is None else allowed_places(allowed, logits.size)
             self._logprobs.append(token_logprob(logits, token_id, num_top=num_top, allowed=ids))
         return token_id
 

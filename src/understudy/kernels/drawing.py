@@ -8,13 +8,66 @@ import numpy.typing as npt
 
 from understudy.kernels.native import native_module
 
-__all__ = ["draw", "draw_reference"]
+__all__ = ["allowed_places", "allowed_words", "draw", "draw_reference", "survey", "survey_reference"]
 
 _Floats = npt.NDArray[np.floating[Any]]
+_Words = npt.NDArray[np.uint32]
+
+
+def allowed_words(places: npt.NDArray[np.bool_]) -> _Words:
+    """What may be drawn, as 32 places a word: bit i % 32 of word i // 32.
+
+    Args:
+        places: (V,) whether each may be.
+    """
+    bits = np.zeros((places.size + 31) // 32 * 32, np.bool_)
+    bits[: places.size] = places
+    return np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
+
+
+def allowed_places(words: _Words, size: int) -> npt.NDArray[np.intp]:
+    """(A,) those of so many places that may be drawn, in order; none beyond the words."""
+    bits = np.unpackbits(words.astype("<u4").view(np.uint8), bitorder="little")
+    return np.flatnonzero(bits[:size])
+
+
+def survey(logits: _Floats, allowed: _Words | None = None) -> tuple[int, float, int]:
+    """The first place of the highest of what may be drawn, the highest, and how many may be drawn (2 for all above).
+
+    Of none: place 0 and -inf. The highest is NaN where any logit, allowed or not, is NaN or +inf.
+
+    Args:
+        logits: (V,) at least one.
+        allowed: as of `allowed_words`, one word at least; None for all.
+    """
+    native = native_module()
+    if native is None:
+        return survey_reference(logits, allowed)
+    found: tuple[int, float, int] = native.survey(logits, allowed)
+    return found
+
+
+def survey_reference(logits: _Floats, allowed: _Words | None = None) -> tuple[int, float, int]:
+    """`survey` in NumPy."""
+    places = np.arange(logits.size) if allowed is None else allowed_places(allowed, logits.size)
+    if not logits.max() < math.inf:  # NaN, if there is one
+        return 0, math.nan, min(2, places.size)
+    if not places.size:
+        return 0, -math.inf, 0
+    place = int(places[logits[places].argmax()])
+    return place, float(logits[place]), min(2, places.size)
 
 
 def draw(
-    logits: _Floats, highest: float, *, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float
+    logits: _Floats,
+    highest: float,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    uniform: float,
+    allowed: _Words | None = None,
 ) -> int:
     """The place of the token drawn; see `SamplingParams` for the rule.
 
@@ -24,20 +77,23 @@ def draw(
 
     Args:
         logits: (V,) floats or doubles, without NaN; -inf is never drawn.
-        highest: the highest of them, finite.
+        highest: the highest of those that may be drawn, finite.
         temperature: above 0.
         top_k: 0 for all.
         top_p: 0 to 1.
         min_p: 0 to 1.
         uniform: from 0 up to 1, without 1.
+        allowed: as of `allowed_words`, one place at least; None for all. The others are as if they were not there.
     """
     native = native_module()
-    if native is None:
-        return draw_reference(
-            logits, highest, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, uniform=uniform
-        )
-    place: int = native.draw(logits, highest, temperature, top_k, top_p, min_p, uniform)
-    return place
+    if native is not None:
+        place: int = native.draw(logits, highest, temperature, top_k, top_p, min_p, uniform, allowed)
+        return place
+    places = np.arange(logits.size) if allowed is None else allowed_places(allowed, logits.size)
+    rank = draw_reference(
+        logits[places], highest, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, uniform=uniform
+    )
+    return int(places[rank])
 
 
 def draw_reference(

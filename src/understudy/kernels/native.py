@@ -1,5 +1,6 @@
 """The compiled kernels, where this installation has them."""
 
+import functools
 from types import ModuleType
 
 import numpy as np
@@ -15,6 +16,7 @@ MISSING_MEND = (
 )
 
 
+@functools.cache
 def native_module() -> ModuleType | None:
     """The extension module, or None where it was not built."""
     try:

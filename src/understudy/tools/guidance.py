@@ -17,6 +17,9 @@ from understudy.tools.wake import WakeWatch
 __all__ = ["GuidanceConstraint", "GuidanceVocabulary"]
 
 _MAX_KEPT = 64
+# Kinds of tokens that many states of a JSON string allow or forbid together, so that masks need not look at each: by
+# length, since strings may have a limit, and how many letters are left is most of what states differ in.
+_SLICES = [rf'[^"\\\x00-\x1F\x7F]{{1,{n}}}' for n in (1, 2, 3, 4, 5, 6, 8, 10, 14, 20, 30)] + [r'[^"\\\x00-\x1F\x7F]+']
 _LEAD = "\n"  # no piece of a vocabulary joins it with what follows
 
 
@@ -37,6 +40,7 @@ class GuidanceVocabulary:
             TokenizerWrapper(_Spelling(tokenizer, vocab_size, stop_token_ids)),
             n_vocab=vocab_size,
             eos_token=sorted(stop_token_ids),
+            slices=_SLICES,
         )
         self._limits = LLParserLimits(verbose_errors=False)
         self._lock = threading.Lock()
@@ -100,9 +104,9 @@ class GuidanceConstraint:
         self._matcher = matcher
         self._watch, self._is_silent = watch, is_silent
         self._num_matched = 0  # characters of the marker that the text ends with
-        self._tokenizer, self._vocab_size = vocabulary.tokenizer, vocabulary.vocab_size
+        self._tokenizer = vocabulary.tokenizer
         self._bits = np.zeros((vocabulary.vocab_size + 31) // 32, np.uint32)
-        self._address = self._bits.ctypes.data
+        self._address, self._num_bytes = self._bits.ctypes.data, self._bits.nbytes
 
     @property
     def is_active(self) -> bool:
@@ -119,17 +123,17 @@ class GuidanceConstraint:
         """Whether nothing may follow."""
         return self._watch is None and self._matcher.is_stopped() and not self._matcher.is_error()
 
-    def mask(self) -> npt.NDArray[np.bool_] | None:
-        """(V,) which tokens may come next; None for all.
+    def mask(self) -> npt.NDArray[np.uint32] | None:
+        """Which tokens may come next, as of `kernels.drawing.allowed_words`; None for all.
 
         Raises:
             EngineError: the grammar grew beyond llguidance's limits.
         """
         if self._watch is not None:
             return self._watch.mask(self._num_matched, is_silent=self._is_silent)
-        self._matcher.unsafe_compute_mask_ptr(self._address, self._bits.nbytes)
+        self._matcher.unsafe_compute_mask_ptr(self._address, self._num_bytes)
         self._check()
-        return np.unpackbits(self._bits.view(np.uint8), count=self._vocab_size, bitorder="little").view(np.bool_)
+        return self._bits
 
     def forced(self) -> tuple[int, ...]:
         """Tokens of the only continuation, spelled as the tokenizer spells it."""

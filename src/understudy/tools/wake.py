@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from understudy.kernels.drawing import allowed_words
 from understudy.tokenizer import Tokenizer
 
 __all__ = ["WakeWatch"]
@@ -42,8 +43,8 @@ class WakeWatch:
         """Whether the token is the marker's own."""
         return token_id == self._token_id
 
-    def mask(self, num_matched: int, *, is_silent: bool) -> npt.NDArray[np.bool_] | None:
-        """(V,) which tokens may come next; None for all.
+    def mask(self, num_matched: int, *, is_silent: bool) -> npt.NDArray[np.uint32] | None:
+        """Which tokens may come next, as of `kernels.drawing.allowed_words`; None for all.
 
         Args:
             num_matched: bytes of the marker that the text ends with.
@@ -56,10 +57,10 @@ class WakeWatch:
             banned.append(_ids([self._token_id]))
         if not any(ids.size for ids in banned):
             return None
-        mask = np.ones(self._vocab_size, np.bool_)
+        places = np.ones(self._vocab_size, np.bool_)
         for ids in banned:
-            mask[ids] = False
-        return mask
+            places[ids] = False
+        return allowed_words(places)
 
     def follow(self, num_matched: int, data: bytes) -> tuple[int, bool]:
         """Bytes of the marker that the text ends with after these, and whether they complete it."""
