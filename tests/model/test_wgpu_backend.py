@@ -66,6 +66,8 @@ def test_pieces_that_are_short_enough_give_the_same_bits(
 ) -> None:
     kind = WgpuBackend(model.config, model.weights, adapter, limits=GpuLimits(submission_ms=0.001), kv_bits=16)
     np.testing.assert_array_equal(logits(kind, [20]), logits(backend, [20]))
+    np.testing.assert_array_equal(logits(kind, [1] * 5), logits(backend, [1] * 5))  # of commands recorded ahead
+    assert len(kind._model._ahead[1]) == 15
     assert kind.num_submissions() >= 2 * 14  # a dispatch each: nothing is that fast
     kind.close()
 

@@ -102,8 +102,8 @@ class Pace:
     def run(self, costs: PassCosts, submit: Callable[[slice], None], wait: Callable[[], None]) -> int:
         """Submit a pass piece by piece, as the limits ask; returns the number of submissions.
 
-        Where all of the GPU may be used, a pass in one piece is waited for now and then only, to see whether the GPU
-        became slower.
+        Where all of the GPU may be used, the last piece is not waited for, and a pass in one piece now and then only,
+        to see whether the GPU became slower.
 
         Args:
             costs: of its dispatches.
@@ -116,9 +116,11 @@ class Pace:
         if len(parts) == 1 and share is None and self._num_passes % _MEASURE_EVERY:
             submit(parts[0])
             return 1
-        for part in parts:
+        for number, part in enumerate(parts, 1):
             began = self._clock()
             submit(part)
+            if share is None and number == len(parts) > 1:
+                break
             wait()
             took = self._clock() - began
             self._rate += 0.2 * (costs.of(part) / max(took, 1e-6) - self._rate)

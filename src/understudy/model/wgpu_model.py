@@ -90,7 +90,7 @@ class GpuModel:
         self._pace = pace
         self.num_submissions = 0
         self._schedules: dict[_Key, tuple[Schedule, PassCosts]] = {}
-        self._ahead: tuple[_Key, Recorded] | None = None
+        self._ahead: tuple[_Key, list[tuple[slice, Recorded]]] | None = None
         self._last: _Key | None = None
         self._weight_bytes: dict[Dispatch, int] = {}
         self._tiles = (1, token_tile(device.adapter))
@@ -236,17 +236,17 @@ class GpuModel:
                 self._schedules.clear()
             found = self._schedules[key] = self._schedule(key)
         schedule, costs = found
-        ahead = self._ahead[1] if self._ahead and self._ahead[0] == key else None
+        device = self._device
+        ahead = self._ahead[1] if self._ahead and self._ahead[0] == key else []
         self._ahead = None
 
         def submit(part: slice) -> None:
-            device = self._device
-            device.send(ahead if ahead is not None and part is costs.whole else device.record(schedule, part))
+            is_there = ahead and ahead[0][0] == part
+            device.send(ahead.pop(0)[1] if is_there else device.record(schedule, part))
 
-        num_parts = self._pace.run(costs, submit, self._device.wait)
-        self.num_submissions += num_parts
-        if num_parts == 1 and key == self._last:
-            self._ahead = key, self._device.record(schedule)
+        self.num_submissions += self._pace.run(costs, submit, device.wait)
+        if key == self._last:
+            self._ahead = key, [(part, device.record(schedule, part)) for part in self._pace.cut(costs)]
         self._last, vocab = key, self._config.vocab_size
         if not key[2]:
             return np.empty((0, vocab), np.float32)
