@@ -147,7 +147,7 @@ class WgpuBackend:
 
     def close(self) -> None:
         """Give the GPU's memory back."""
-        with self._lock:
+        with self._lock:  # wgpu ends the process where a buffer goes while it is read
             self._device.close()
 
     def forward(self, batch: Sequence[ForwardStep]) -> list[_F32]:
