@@ -23,7 +23,9 @@ def plan(
     ] = None,
     gpu_memory: Annotated[str | None, typer.Option(help="Cap of what wgpu takes of the GPU, e.g. 2GiB.")] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens of all sequences; default: the context.")] = None,
-    kind: Annotated[str, typer.Option("--format", help="Of synth:SHAPE: q4_0, q4_k, q4_k_q6_k, q8_0 or iq4_xs.")] = "q4_k",
+    kind: Annotated[
+        str, typer.Option("--format", help="Of synth:SHAPE: q4_0, q4_k, q4_k_q6_k, q8_0, iq4_xs.")
+    ] = "q4_k",
 ) -> None:
     """Tell what a model takes of a GPU's memory: weights, keys and values, scratch, and what stays on the CPU."""
     from rich.console import Console
