@@ -9,6 +9,7 @@ import pytest
 
 from understudy.engine.backend import Backend, Step
 from understudy.errors import EngineError, GpuError, GpuMemoryError
+from understudy.kernels import gpu_device
 from understudy.kernels.gpu_adapters import Adapter
 from understudy.kernels.gpu_players import CffiPlayer, NativePlayer
 from understudy.kernels.native import native_module
@@ -70,6 +71,22 @@ def test_pieces_that_are_short_enough_give_the_same_bits(
     assert len(kind._model._ahead[1]) == 15
     assert kind.num_submissions() >= 2 * 14  # a dispatch each: nothing is that fast
     kind.close()
+
+
+def test_a_gpu_that_sees_little_at_once_gets_more_buffers(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(hidden_size=52, intermediate_size=37, max_position_embeddings=256)
+    handle = gpu_device.find_handle(adapter)
+    monkeypatch.setattr(gpu_device, "find_handle", lambda _: handle)
+    narrow = dataclasses.replace(adapter, max_binding_bytes=50_000)
+    whole, small = (
+        WgpuBackend(model.config, model.weights, which, kv_bits=16, cache_tokens=96) for which in (adapter, narrow)
+    )
+    assert len({dispatch.group for dispatch, _ in small._model._layer_runs(1, 1)}) > 2
+    assert small.num_dispatches() == whole.num_dispatches() + 1  # a slab of the head
+    assert small.num_gpu_bytes() <= small.plan.total_bytes
+    np.testing.assert_array_equal(logits(small, [1, 50]), logits(whole, [1, 50]))
+    whole.close()
+    small.close()
 
 
 @pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")

@@ -3,12 +3,14 @@
 import functools
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from understudy.engine import Engine, GenerationRequest, SamplingParams
+from understudy.engine.backend import Step
 from understudy.errors import UnderstudyError
 from understudy.kernels.gpu_adapters import Adapter
 from understudy.kernels.gpu_device import Copy
@@ -115,3 +117,42 @@ def test_sixteen_sessions_come_and_go_while_the_device_is_lost(backend: WgpuBack
         for number, said in found.items():
             assert said == alone[number][: len(said)]
             assert len(said) >= min(lengths[number], 8)
+
+
+@pytest.mark.slow
+def test_pages_come_and_go_while_others_speak_and_devices_are_lost(backend: WgpuBackend) -> None:
+    base, wrong, rounds = backend.new_cache(), [], [0, 0]
+    backend.forward([Step(base, IDS)])
+    expected, end = backend.read_pages(base.fork(80), 0, 80), time.monotonic() + 5
+
+    def copy_pages() -> None:
+        while time.monotonic() < end:
+            pages, other = backend.read_pages(base.fork(80), 0, 80), backend.new_cache()
+            other.reserve(80)
+            backend.write_pages(other, 0, pages)
+            other.settle(IDS[:80])
+            again = backend.read_pages(other, 0, 80)
+            wrong.extend(found for found in (pages, again) if not np.array_equal(found, expected))
+            rounds[0] += 1
+
+    def lose_devices() -> None:
+        while time.monotonic() < end - 2:
+            time.sleep(0.7)
+            with backend._lock:
+                lose(backend)
+            rounds[1] += 1
+
+    threads = [threading.Thread(target=work) for work in (copy_pages, lose_devices)]
+    for thread in threads:
+        thread.start()
+    said = set()
+    while time.monotonic() < end:
+        cache, ids = backend.new_cache(), [1]
+        for _ in range(10):
+            ids = [*ids, int(backend.forward([Step(cache, ids[-1:])])[0][-1].argmax())]
+        said.add(tuple(ids))
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+    assert len(said) == 1
+    assert min(rounds) >= 2
