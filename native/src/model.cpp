@@ -83,7 +83,7 @@ size_t Model::weight_bytes() const {
 }
 
 std::pair<int64_t, int64_t> Model::share(int64_t count, int member) const {
-    int64_t size = team_.size();
+    int64_t size = team_.active();
     return {count * member / size, count * (member + 1) / size};
 }
 
@@ -280,7 +280,7 @@ void Model::forward(KvPool& pool, std::span<const Stretch> stretches, float* x, 
     std::lock_guard lock(mutex_);
     prepare(stretches, kind);
     std::function<void(int)> work = [&](int member) { walk(member, pool, stretches, x, out, kind); };
-    team_.run(work);
+    team_.run_together(work);
 }
 
 void Model::set_census(bool counts) {
@@ -307,12 +307,12 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
     auto add_to_stream = [&](const Matrix& matrix, const Input& input) {
         auto [from, to] = multiply(matrix, input, rows, member, output, out_stride);
         for (int64_t m = 0; m < rows; ++m) kernels_->add(output + m * out_stride + from, to - from, x + m * hidden + from);
-        team_.barrier();
+        team_.barrier(member);
     };
     auto enter = [&](const Input& input) {
         if (input.wants_levels) {
             quantize(input, rows, member);
-            team_.barrier();
+            team_.barrier(member);
         }
     };
     for (int64_t i = 0; i < shape_.num_layers; ++i) {
@@ -320,29 +320,29 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         auto matrix = [&](Slot slot) -> const Matrix& { return layer.matrices[static_cast<size_t>(slot)]; };
         norm_rows(layer.norms[0], x, rows, member, normed);
         if (member == 0) next_task_.store(0, std::memory_order_relaxed);
-        team_.barrier();
+        team_.barrier(member);
         Input input = input_for({&matrix(Slot::Q), &matrix(Slot::K), &matrix(Slot::V)}, normed, hidden, rows, levels_);
         enter(input);
         multiply(matrix(Slot::Q), input, rows, member, qkv, qkv_stride_);
         multiply(matrix(Slot::K), input, rows, member, qkv + heads, qkv_stride_);
         multiply(matrix(Slot::V), input, rows, member, qkv + heads + kv, qkv_stride_);
-        team_.barrier();
+        team_.barrier(member);
         rotate_and_store(member, pool, stretches, i);
-        team_.barrier();
+        team_.barrier(member);
         attention(member, pool, stretches, i);
-        team_.barrier();
+        team_.barrier(member);
         input = input_for({&matrix(Slot::O)}, mixed, heads, rows, levels_);
         enter(input);
         add_to_stream(matrix(Slot::O), input);
 
         norm_rows(layer.norms[1], x, rows, member, normed);
-        team_.barrier();
+        team_.barrier(member);
         input = input_for({&matrix(Slot::Up)}, normed, hidden, rows, levels_);
         enter(input);
         auto [from, to] = multiply(matrix(Slot::Up), input, rows, member, activations, mlp_stride);
         for (int64_t m = 0; m < rows; ++m) kernels_->relu2(activations + m * mlp_stride + from, to - from);
         if (counts_) count(census_[static_cast<size_t>(i)], activations, from, to, mlp_stride);
-        team_.barrier();
+        team_.barrier(member);
         input = input_for({&matrix(Slot::Down)}, activations, mlp_stride, rows, levels_);
         enter(input);
         add_to_stream(matrix(Slot::Down), input);
@@ -355,11 +355,11 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         kernels_->layer_norm(x + logit_rows_[static_cast<size_t>(j)] * hidden, last_norm_.gain.data(), last_norm_.bias.data(),
                              shape_.norm_eps, hidden, picked + j * hidden);
     if (kind == Output::kHidden) return;
-    team_.barrier();
+    team_.barrier(member);
     Input input = input_for({&head_}, picked, hidden, wanted, levels_);
     if (input.wants_levels) {
         quantize(input, wanted, member);
-        team_.barrier();
+        team_.barrier(member);
     }
     int64_t stride = up_to(shape_.vocab, 16);
     auto [from, to] = multiply(head_, input, wanted, member, output, stride);

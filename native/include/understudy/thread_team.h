@@ -21,11 +21,19 @@ public:
     // Runs work(member) on every member; returns when all are done. One call at a time.
     void run(const std::function<void(int)>& work);
 
-    // Inside `run`: waits until every member is here.
-    void barrier();
+    // The same on members 0 .. active() - 1: on half as many after a call in which member 0 waited for the others longer
+    // than it worked, because other programs hold the cores; after some such calls, on twice as many for a trial.
+    void run_together(const std::function<void(int)>& work);
+
+    // Inside of either: how many members take part.
+    int active() const { return active_; }
+
+    // Inside of either: waits until every member is here.
+    void barrier(int member);
 
 private:
     void serve(int member);
+    void run_on(int num_members, const std::function<void(int)>& work);
 
     int size_;
     std::vector<std::thread> threads_;
@@ -37,6 +45,11 @@ private:
     std::atomic<bool> stopping_{false};
     alignas(64) std::atomic<int> waiting_{0};
     alignas(64) std::atomic<uint32_t> phase_{0};
+    int active_;           // members in this call
+    int usual_;            // in the next one
+    int patience_ = 1;     // calls until more are tried
+    int num_until_trial_ = 0;
+    int64_t waited_ns_ = 0;  // by member 0 in this call
 };
 
 }  // namespace understudy
