@@ -50,6 +50,16 @@ async def test_answers_and_refusals_are_as_told(tiny: httpx.AsyncClient, body: B
         check(document, path, response)
 
 
+async def test_a_fact_that_is_known_already_is_told_of(tiny: httpx.AsyncClient) -> None:
+    document = (await tiny.get("/openapi.json")).json()
+    fact = {"player": "Mara", "character": "hettie", "kind": "deed", "text": "Mara paid for a room."}
+    for status in (201, 200):
+        response = await tiny.post("/v1/memory", json=fact)
+        assert response.status_code == status
+        assert str(status) in document["paths"]["/v1/memory"]["post"]["responses"]
+        check(document, "/v1/memory", response)
+
+
 def schema_of(document: dict[str, Any], path: str) -> dict[str, Any]:
     schema: dict[str, Any] = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
     return schema

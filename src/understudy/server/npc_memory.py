@@ -24,6 +24,9 @@ _QUERY = {
         for name in ("player", "character")
     ]
 }
+_KNOWN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Known already", "content": {"application/json": {"schema": {"type": "object"}}}}
+}
 
 
 def player_key(owner: str, player: str) -> str:
@@ -125,7 +128,13 @@ def add_memory(app: FastAPI, stores: NpcStores) -> None:
         headers = {"content-disposition": 'attachment; filename="memory.json"'}
         return JsonResponse({"object": "list", "data": mine(request).facts(*_about(request))}, headers=headers)
 
-    @app.post("/v1/memory", openapi_extra=body_of(NoteFact), summary="Have a character remember", status_code=201)
+    @app.post(
+        "/v1/memory",
+        openapi_extra=body_of(NoteFact),
+        summary="Have a character remember",
+        status_code=201,
+        responses=_KNOWN,
+    )
     async def note(request: Request) -> Response:
         body = parse_npc_request(NoteFact, await read_json(request))
         known = mine(request).note(body.player, body.character, body.text, kind=body.kind)
