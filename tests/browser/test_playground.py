@@ -87,6 +87,37 @@ def test_choose_ask_and_read_why(page: Any) -> None:
     assert "Minnow does not know it" in page.locator(".passage.dropped").first.text_content()
 
 
+def test_a_persons_way(page: Any, theatre: "Theatre") -> None:
+    """All in one sitting: nothing of a step is left to trouble the next."""
+    choose(page, "Minnow")
+    assert ask(page, "Good evening. Who are you?").strip()
+    theatre.pace_s = 0.2
+    begin(page, "Tell me all that you know of the river, the market and the town.")
+    page.locator(".speaking .words").wait_for()
+    page.click("#stop")
+    page.locator(".figures", has_text="stopped").wait_for()
+    theatre.pace_s = 0.0
+    tab(page, "Settings")
+    turn(page, "temperature", 0.3)
+    assert ask(page, "How many pennies make a heron?").strip()
+    drop(page, "vex.json", json.dumps({"name": "Vex", "first_mes": "Mind the cables."}).encode())
+    page.locator("#name", has_text="Vex").wait_for()
+    assert page.locator(".said").count() == 1
+    assert page.locator("#functions").is_hidden()
+    assert ask(page, "Hello!").strip()
+    call(page)
+    page.keyboard.type('{"ok": true, "price": "6 pence"}')
+    page.keyboard.press("Enter")
+    page.locator("#say").wait_for()
+    assert "6 pence" in page.locator(".given").last.text_content()
+    tab(page, "Why")
+    page.locator(".parts", has_text="Calls and results").wait_for()
+    assert "rent_room" in page.locator(".parts").text_content()
+    kept = page.locator(".passage.kept", has_text="The Dry Boot")
+    assert kept.locator("mark").count()
+    assert float(page.locator("#temperature-now").text_content()) == 0.3
+
+
 def test_the_same_seed_says_the_same_again(page: Any) -> None:
     tab(page, "Settings")
     turn(page, "temperature", 1.5)
@@ -314,16 +345,24 @@ def execute(language: str, program: str, folder: Path) -> str:
     return words_of_events(run.stdout) if language == "curl" else run.stdout.removesuffix("\n")
 
 
-@pytest.mark.parametrize("language", ["Python", "LangChain", "JavaScript", "curl"])
-def test_the_code_on_screen_gives_the_answer_on_screen(
-    page: Any, request: pytest.FixtureRequest, tmp_path: Path, language: str
-) -> None:
+def need(language: str, request: pytest.FixtureRequest, folder: Path) -> None:
+    """Skip what cannot run here; Node finds its packages beside the program."""
     if language == "LangChain":
         pytest.importorskip("langchain_nvidia_ai_endpoints", reason="pip install langchain-nvidia-ai-endpoints")
     if language == "JavaScript":
         if shutil.which("node") is None:
             pytest.skip("There is no Node.")
-        (tmp_path / "node_modules").symlink_to(request.getfixturevalue("node_modules").resolve())
+        (folder / "node_modules").symlink_to(request.getfixturevalue("node_modules").resolve())
+
+
+LANGUAGES = ["Python", "LangChain", "JavaScript", "curl"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_code_on_screen_gives_the_answer_on_screen(
+    page: Any, request: pytest.FixtureRequest, tmp_path: Path, language: str
+) -> None:
+    need(language, request, tmp_path)
     tab(page, "Settings")
     turn(page, "temperature", 0.9)
     turn(page, "seed", 42)
@@ -334,10 +373,11 @@ def test_the_code_on_screen_gives_the_answer_on_screen(
     assert execute(language, program, tmp_path) == said
 
 
-@pytest.mark.parametrize("language", ["Python", "LangChain"])
-def test_the_code_of_a_turn_with_a_call(page: Any, tmp_path: Path, language: str) -> None:
-    if language == "LangChain":
-        pytest.importorskip("langchain_nvidia_ai_endpoints", reason="pip install langchain-nvidia-ai-endpoints")
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_code_of_a_turn_with_a_call(
+    page: Any, request: pytest.FixtureRequest, tmp_path: Path, language: str
+) -> None:
+    need(language, request, tmp_path)
     call(page)
     page.keyboard.press("Enter")
     page.locator("#say").wait_for()
