@@ -9,6 +9,9 @@ drafts, for the same tokens. The two are measured in turn, batch by batch, so th
 A step counts where every sequence reads one token: forced tokens, which make steps longer and fewer, are counted
 apart. The cost has also what it takes to draw where the model would rather say something else; then follow the masks
 alone, over the model's own vocabulary and, with `--vocabulary`, over so many tokens, made of pairs of its words.
+
+Random weights of a bigger model, whose tokenizer only spells bytes (`understudy synth 4b.gguf`), get such a vocabulary
+too, as many tokens as the model has rows: `--model 4b.gguf --rounds 1` measures masks of the real size in the engine.
 """
 
 import argparse
@@ -84,17 +87,23 @@ def measure(path: Path | None, threads: int | None, rounds: int, *, is_cpu_time:
     if is_cpu_time:
         backend.clock = time.thread_time
     middle = statistics.mean if is_cpu_time else statistics.median  # a processor's clock may tick in milliseconds
-    stops = stop_token_ids(model.tokenizer, model.config.eos_token_id)
-    vocabulary = GuidanceVocabulary(model.tokenizer, vocab_size=model.config.vocab_size, stop_token_ids=stops)
-    held = vocabulary.compile(tool_grammar(TOOLS, model.tokenizer, choice={"function": {"name": "note"}}))
+    tokenizer: Any = model.tokenizer
+    if tokenizer.token_bytes(tokenizer.vocab_size - 1).startswith(b"<unused_"):  # random weights
+        tokenizer = WideTokenizer(load_model(embedded_model_path()).tokenizer, model.config.vocab_size)
+    stops = stop_token_ids(tokenizer, model.config.eos_token_id)
+    vocabulary = GuidanceVocabulary(tokenizer, vocab_size=model.config.vocab_size, stop_token_ids=stops)
+    held = vocabulary.compile(tool_grammar(TOOLS, tokenizer, choice={"function": {"name": "note"}}))
     print(
         f"{model.path.name}: {model.config.num_parameters / 1e6:.0f} M parameters, V {model.config.vocab_size}", end=""
     )
-    print(f", {backend.name}")
+    print(
+        f", {backend.name}"
+        + (", pairs of Harrow's words as its vocabulary" if tokenizer is not model.tokenizer else "")
+    )
     print(
         f"{'batch':>5} {'forward ms':>11} {'free ms':>9} {'held ms':>9} {'cost':>7} {'forced':>7} {'with drafts':>14}"
     )
-    prompt = tuple(model.tokenizer.encode(PROMPT))
+    prompt = tuple(tokenizer.encode(PROMPT))
 
     def request(seed: int, constraint: Callable[[], Any] | None) -> GenerationRequest:
         sampling = SamplingParams(temperature=0.7, top_p=0.9, seed=seed)
@@ -103,7 +112,7 @@ def measure(path: Path | None, threads: int | None, rounds: int, *, is_cpu_time:
     for batch in (1, 8):
         times: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
         num_tokens = num_read = 0
-        with Engine(backend, model.tokenizer, options=EngineOptions(use_drafts=False)) as engine:
+        with Engine(backend, tokenizer, options=EngineOptions(use_drafts=False)) as engine:
             for number in range(2 * rounds):
                 is_held = bool(number % 2)
                 backend.steps = []
@@ -118,19 +127,19 @@ def measure(path: Path | None, threads: int | None, rounds: int, *, is_cpu_time:
                     num_read += sum(len(s[2]) for s in backend.steps)
         forward, rest = (middle(column) for column in zip(*times[False], strict=True))
         held_rest = middle([r for _, r in times[True]])
-        read = drafts(backend, model, [request(n, held) for n in range(batch)])
+        read = drafts(backend, tokenizer, [request(n, held) for n in range(batch)])
         cost, forced = (held_rest - rest) / (forward + rest), 1 - num_read / num_tokens
         print(f"{batch:5} {forward:11.3f} {rest:8.3f} {held_rest:8.3f} {cost:6.1%} {forced:7.1%} {read:>12}")
 
 
-def drafts(backend: TimedBackend, model: Any, requests: Sequence[GenerationRequest]) -> str:
+def drafts(backend: TimedBackend, tokenizer: Any, requests: Sequence[GenerationRequest]) -> str:
     """Steps with drafts and without, for the same tokens."""
     if not backend.draft_tokens:
         return "none here"
     told, counts = [], []
     for use_drafts in (False, True):
         backend.steps = []
-        with Engine(backend, model.tokenizer, options=EngineOptions(use_drafts=use_drafts)) as engine:
+        with Engine(backend, tokenizer, options=EngineOptions(use_drafts=use_drafts)) as engine:
             generations = [engine.submit(r) for r in requests]
             told.append([[i for chunk in g for i in chunk.token_ids] for g in generations])
         counts.append(sum(len(step[2]) for step in backend.steps))
