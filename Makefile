@@ -40,8 +40,9 @@ bench: $(VENV)/.runtime ## measure load time, first token, tokens a second, memo
 smoke: $(VENV)/.dev ## the whole workshop in miniature: teacher to model card, minutes: make smoke [ARGS="--plan"]
 	@$(VENV)/bin/understudy make recipes/smoke.toml --data . $(ARGS)
 
-native: $(VENV)/.runtime ## build the compiled kernels (chat, test and check do it by themselves)
+native: $(if $(SANITIZE),$(VENV)/.dev,$(VENV)/.runtime) ## build the compiled kernels (all others do); their tests under sanitizers: make native SANITIZE=1
 	@$(PY) -c 'from understudy.kernels.native import *; print(", ".join(kernel_names()) or MISSING_MEND)'
+	@$(if $(SANITIZE),$(PY) tests/sanitized.py)
 
 docs: $(VENV)/.dev ## write docs/cli.md from the commands themselves
 	$(VENV)/bin/typer understudy.cli.app utils docs --name understudy --output docs/cli.md
