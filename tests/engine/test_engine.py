@@ -41,6 +41,28 @@ def test_max_tokens(lab: "Lab") -> None:
     assert generation.usage.completion_tokens == 3
 
 
+def test_min_tokens_come_before_the_end(lab: "Lab") -> None:
+    engine = lab.scripted(lambda ids: 3)  # which would always rather end
+    assert engine.submit(lab.request()).text() == ""
+    generation = engine.submit(lab.request(min_tokens=2))
+    generation.text()
+    assert generation.usage.completion_tokens == 3 and generation.finish_reason == "stop"
+    full = engine.submit(lab.request(min_tokens=2, max_tokens=2))
+    full.text()
+    assert full.usage.completion_tokens == 2 and full.finish_reason == "length"
+
+
+def test_what_is_barred_never_comes(lab: "Lab") -> None:
+    call = lab.tokenizer.special_id("<toolcall>")
+    assert call is not None
+    engine = lab.scripted(lambda ids: call if len(ids) < 4 else 3)
+    for temperature in (0.0, 1.5):
+        sampling = SamplingParams(temperature=temperature, seed=4)
+        barred = engine.submit(lab.request("x", barred_token_ids=frozenset({call}), sampling=sampling))
+        ids = [token_id for chunk in barred for token_id in chunk.token_ids]
+        assert call not in ids and len(ids) == 4 and ids[-1] == 3
+
+
 def test_text_held_back_comes_at_the_end(lab: "Lab") -> None:
     engine = lab.saying("wait <")
     assert engine.submit(lab.request(stop=("<end>",))).text() == "wait <"
@@ -76,6 +98,8 @@ def test_context_limit(lab: "Lab") -> None:
         ({"prompt_ids": (-1,)}, "messages"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 3, "max_tokens": 2}, "min_tokens"),
         ({"stop": ("",)}, "stop"),
         ({"stop": "word"}, "stop"),
         ({"sampling": SamplingParams(logit_bias={9999: 1})}, "logit_bias"),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from understudy.engine import Sampler, SamplingParams
 from understudy.engine.repetition import RepetitionGuard, sequence_breakers
 from understudy.errors import RequestError
+from understudy.kernels.drawing import allowed_words
 from understudy.testing import byte_tokenizer
 
 IDS = st.lists(st.integers(0, 3), max_size=60)
@@ -88,7 +89,7 @@ def test_forced_tokens_count_too() -> None:
     logits = np.zeros(10, np.float32)
     logits[7] = 1.0
     assert sampler.sample(logits) != 7
-    assert sampler.sample(logits, np.arange(10) == 7) == 7  # what a grammar forces is beyond any penalty
+    assert sampler.sample(logits, allowed_words(np.arange(10) == 7)) == 7  # what a grammar forces is beyond any penalty
 
 
 @pytest.mark.parametrize(

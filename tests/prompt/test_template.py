@@ -4,9 +4,11 @@ import pytest
 
 from understudy.errors import PromptError
 from understudy.prompt import (
+    MARKERS,
     Conversation,
     Message,
     ToolCall,
+    barred_token_ids,
     encode_pieces,
     render,
     render_text,
@@ -111,3 +113,10 @@ def test_stop_and_visible_ids() -> None:
         TOKENIZER.special_id("<toolcall>"): "<toolcall>",
         TOKENIZER.special_id("</toolcall>"): "</toolcall>",
     }
+
+
+def test_calls_are_barred_where_there_is_nothing_to_call() -> None:
+    ids = {marker: TOKENIZER.special_id(marker) for marker in MARKERS}
+    with_tools = barred_token_ids(TOKENIZER, has_tools=True)
+    assert with_tools == {ids["<tool>"], ids["</tool>"], ids["<context>"], ids["</context>"]}
+    assert barred_token_ids(TOKENIZER, has_tools=False) == with_tools | {ids["<toolcall>"], ids["</toolcall>"]}

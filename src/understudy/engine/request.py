@@ -22,9 +22,11 @@ class GenerationRequest:
         prompt_ids: (T,) at least one token.
         sampling: how tokens are drawn.
         max_tokens: at most so many new tokens; None, or more than fit, is what the context leaves.
+        min_tokens: so many tokens come before one of `stop_token_ids` may; a grammar that is complete ends before.
         stop: strings that end the text; they are not part of it. Inside of what a constraint describes they are
             ordinary text: cutting there would break what the grammar promises.
         stop_token_ids: ids that end the text; they are not part of it.
+        barred_token_ids: ids that free text never has, e.g. the mark of a call where there is nothing to call.
         visible_specials: text by id for special tokens that must show in the text, e.g. `<toolcall>`.
         priority: requests of a higher one start first and read their prompts first.
         deadline_s: seconds after submission at which the answer ends with what it has ("deadline"); None for never.
@@ -40,8 +42,10 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams = dataclasses.field(default_factory=SamplingParams)
     max_tokens: int | None = None
+    min_tokens: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
+    barred_token_ids: frozenset[int] = frozenset()
     visible_specials: Mapping[int, str] = dataclasses.field(default_factory=dict)
     priority: int = 0
     deadline_s: float | None = None
@@ -56,6 +60,10 @@ class GenerationRequest:
         limit = self.max_tokens
         if limit is not None and (not is_whole(limit) or limit < 1):
             raise RequestError(f"max_tokens must be a whole number from 1, got {limit!r}.", param="max_tokens")
+        if not is_whole(self.min_tokens) or not 0 <= self.min_tokens <= (limit or self.min_tokens):
+            raise RequestError(
+                f"min_tokens must be a whole number from 0 to max_tokens, got {self.min_tokens!r}.", param="min_tokens"
+            )
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise RequestError(f"deadline_s must be above 0, got {self.deadline_s!r}.", param="deadline_s")
         top = self.top_logprobs

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from understudy.engine.repetition import RepetitionGuard
 from understudy.errors import EngineError, RequestError
-from understudy.kernels.drawing import draw, survey
+from understudy.kernels.drawing import allowed_words, draw, survey
 
 __all__ = ["Sampler", "SamplingParams", "is_whole"]
 
@@ -130,7 +130,13 @@ class Sampler:
         )
         self._adjusted: npt.NDArray[np.float64] | None = None
 
-    def sample(self, logits: npt.NDArray[np.float32], allowed: npt.NDArray[np.uint32] | None = None) -> int:
+    def sample(
+        self,
+        logits: npt.NDArray[np.float32],
+        allowed: npt.NDArray[np.uint32] | None = None,
+        *,
+        barred: Collection[int] = (),
+    ) -> int:
         """Draw the next token.
 
         Args:
@@ -138,6 +144,7 @@ class Sampler:
             allowed: which to draw from, as of `kernels.drawing.allowed_words`; None for all. Penalties and bias cannot
                 bring another one back, and where they ban all of these, they are set aside. A single one is taken
                 without a draw.
+            barred: where all may be drawn, all but these: where one of them comes, another is drawn from the rest.
 
         Raises:
             EngineError: a logit is NaN or +inf, or no token is left.
@@ -156,6 +163,10 @@ class Sampler:
                 raise EngineError("No token is left to choose from; logit_bias bans the whole vocabulary.")
             if self._params.temperature:
                 place = self._draw(values, highest, allowed)
+        if allowed is None and place in barred:
+            places = np.ones(values.size, np.bool_)
+            places[[i for i in barred if i < values.size]] = False
+            return self.sample(logits, allowed_words(places))
         self.count(place)
         return place
 

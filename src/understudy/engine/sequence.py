@@ -155,7 +155,10 @@ class Sequence:
 
     def _sample(self, logits: npt.NDArray[np.float32]) -> int:
         allowed = self._gate.allowed(logits.size)
-        token_id = self._sampler.sample(logits, allowed)
+        barred = self.request.barred_token_ids
+        if len(self._tokens) - len(self.request.prompt_ids) < self.request.min_tokens:
+            barred |= self.request.stop_token_ids
+        token_id = self._sampler.sample(logits, allowed, barred=barred)
         num_top = self.request.top_logprobs
         if num_top is not None:
             ids = None if allowed is None else allowed_places(allowed, logits.size)

@@ -27,6 +27,7 @@ from understudy.npc.world import World, default_world
 from understudy.prompt import (
     Conversation,
     Renderer,
+    barred_token_ids,
     encode_pieces,
     stop_token_ids,
     visible_specials,
@@ -276,6 +277,7 @@ class Model:
         *,
         sampling: SamplingParams | None = None,
         max_tokens: int | None = None,
+        min_tokens: int = 0,
         stop: tuple[str, ...] = (),
         constraint: Callable[[], Constraint] | None = None,
         top_logprobs: int | None = None,
@@ -287,6 +289,7 @@ class Model:
             conversation: what the model is shown.
             sampling: how tokens are drawn; default: the model's own.
             max_tokens: longest answer, in tokens.
+            min_tokens: so many tokens come before free text may end.
             stop: strings that end the text.
             constraint: what the answer must follow, e.g. `call_constraint`'s; default: nothing.
             top_logprobs: tell how likely each token was, and so many of the most likely; default: neither.
@@ -301,8 +304,10 @@ class Model:
             prompt_ids=tuple(self.encode(conversation)),
             sampling=sampling or self.default_sampling,
             max_tokens=max_tokens,
+            min_tokens=min_tokens,
             stop=stop,
             stop_token_ids=stop_token_ids(tokenizer, self.files.config.eos_token_id),
+            barred_token_ids=barred_token_ids(tokenizer, has_tools=bool(conversation.tools)),
             visible_specials=visible_specials(tokenizer),
             constraint=constraint,
             top_logprobs=top_logprobs,

@@ -230,6 +230,7 @@ class Session:
                 talk,
                 sampling=guarded(sampling, talk, model.count),
                 max_tokens=max_tokens,
+                min_tokens=1,  # nobody who is spoken to stays dumb
                 constraint=constraint,
                 deadline_s=left_s,
             )

@@ -7,6 +7,7 @@ from understudy.prompt.parse import Answer, AnswerParser, parse_answer
 from understudy.prompt.template import (
     MARKERS,
     Piece,
+    barred_token_ids,
     encode_pieces,
     render,
     render_text,
@@ -25,6 +26,7 @@ __all__ = [
     "Renderer",
     "Role",
     "ToolCall",
+    "barred_token_ids",
     "encode_pieces",
     "parse_answer",
     "render",

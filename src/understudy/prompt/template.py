@@ -19,6 +19,7 @@ __all__ = [
     "SYSTEM_MARKER",
     "TURN_MARKER",
     "Piece",
+    "barred_token_ids",
     "call_arguments",
     "call_line",
     "encode_pieces",
@@ -201,6 +202,12 @@ def stop_token_ids(tokenizer: Tokenizer, eos_token_id: int) -> frozenset[int]:
     """Ids that end the model's turn: the role markers and end-of-text."""
     found = (tokenizer.special_id(m) for m in (SYSTEM_MARKER, TURN_MARKER, "</s>"))
     return frozenset({i for i in found if i is not None} | {eos_token_id})
+
+
+def barred_token_ids(tokenizer: Tokenizer, *, has_tools: bool) -> frozenset[int]:
+    """Ids of the markers that an answer never has; without functions to call, those of calls are among them."""
+    spoken = {SYSTEM_MARKER, TURN_MARKER} | ({"<toolcall>", "</toolcall>"} if has_tools else set())
+    return frozenset(i for m in MARKERS if m not in spoken and (i := tokenizer.special_id(m)) is not None)
 
 
 def visible_specials(tokenizer: Tokenizer) -> dict[int, str]:

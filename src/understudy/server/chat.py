@@ -94,6 +94,7 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
         served.model.generate,
         conversation,
         max_tokens=max_tokens,
+        min_tokens=body.min_tokens or 0,
         stop=tuple(body.stop),
         constraint=form.constraint,
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,

@@ -34,7 +34,7 @@ _MAX_LOGPROBS = 5
 _DEFAULT_TOKENS = 16
 _UNSUPPORTED = frozenset(
     {"suffix", "nvext", "response_format", "structured_outputs", "guided_json", "guided_choice", "guided_regex"}
-    | {"guided_grammar", "prompt_logprobs", "use_beam_search", "min_tokens", "stop_token_ids", "ignore_eos"}
+    | {"guided_grammar", "prompt_logprobs", "use_beam_search", "stop_token_ids", "ignore_eos"}
     | {"allowed_token_ids", "bad_words", "prompt_embeds"}
 )
 _WITHOUT_EFFECT = frozenset({"user", "metadata", "store"})
@@ -172,6 +172,7 @@ def _start(body: CompletionRequest, served: ServedModel) -> "_Texts":
             prompt_ids=ids,
             sampling=nth_sampling(sampling, number),
             max_tokens=body.max_tokens or _DEFAULT_TOKENS,
+            min_tokens=body.min_tokens or 0,
             stop=tuple(body.stop),
             stop_token_ids=stop_token_ids(model.files.tokenizer, model.files.config.eos_token_id),
             top_logprobs=body.logprobs,

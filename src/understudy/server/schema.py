@@ -56,7 +56,7 @@ _UNSUPPORTED = frozenset(
         "echo",
         "function_call",
     }
-    | {"functions", "grammar", "ignore_eos", "json_schema", "min_tokens", "prompt_logprobs", "regex"}
+    | {"functions", "grammar", "ignore_eos", "json_schema", "prompt_logprobs", "regex"}
     | {"stop_token_ids", "structured_outputs", "use_beam_search", "web_search_options"}
 )
 
@@ -242,6 +242,7 @@ class SampledRequest(SamplingFields):
     model: Annotated[str, Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    min_tokens: Annotated[Whole, Field(ge=0)] | None = None
     n: Annotated[Whole, Field(ge=1, le=_MAX_CHOICES)] | None = None
     stop: Annotated[
         list[str],
