@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 
 #include "elementwise_impl.h"
@@ -270,14 +271,23 @@ void store_8bit(const float* key, const float* value, int64_t head_dim, int64_t 
     uint8_t *keys = block + 4 * token, *values = block + kBlockTokens * head_dim + 4 * (token / 4) * head_dim + token % 4;
     float* scales = reinterpret_cast<float*>(block + 2 * kBlockTokens * head_dim);
     auto levels = [&](const float* x, float* scale, auto put) {
-        float peak = 0;
-        for (int64_t i = 0; i < head_dim; ++i) peak = std::max(peak, std::fabs(x[i]));
+        F16v peaks = f_set(0), zero = f_set(0);
+        for (int64_t i = 0; i < head_dim; i += 16) peaks = f_max(peaks, f_max(f_load(x + i), f_sub(zero, f_load(x + i))));
+        float peak = f_peak(peaks);
         *scale = peak / 127.0f;
-        float inverse = peak > 0 ? 127.0f / peak : 0.0f;
-        for (int64_t i = 0; i < head_dim; ++i) put(i, static_cast<uint8_t>(128 + static_cast<int>(std::nearbyint(x[i] * inverse))));
+        F16v inverse = f_set(peak > 0 ? 127.0f / peak : 0.0f);
+        for (int64_t i = 0; i < head_dim; i += 16) {
+            int8_t sixteen[16];
+            i_store_unsigned(sixteen, i_add(i_round(f_mul(f_load(x + i), inverse)), i_set(128)));
+            put(i, sixteen);
+        }
     };
-    levels(key, scales + token, [&](int64_t i, uint8_t level) { keys[4 * kBlockTokens * (i / 4) + i % 4] = level; });
-    levels(value, scales + kBlockTokens + token, [&](int64_t i, uint8_t level) { values[4 * i] = level; });
+    levels(key, scales + token, [&](int64_t i, const int8_t* sixteen) {
+        for (int64_t k = 0; k < 4; ++k) std::memcpy(keys + kBlockTokens * (i + 4 * k), sixteen + 4 * k, 4);
+    });
+    levels(value, scales + kBlockTokens + token, [&](int64_t i, const int8_t* sixteen) {
+        for (int64_t k = 0; k < 16; ++k) values[4 * (i + k)] = static_cast<uint8_t>(sixteen[k]);
+    });
 }
 
 void store_16bit(const float* key, const float* value, int64_t head_dim, int64_t token, uint8_t* block) {
