@@ -207,7 +207,7 @@ def tiny_served() -> Iterator[ServedModel]:
 @pytest.fixture
 async def tiny(tiny_served: ServedModel) -> AsyncIterator[httpx.AsyncClient]:
     """Its client, without a network; streams arrive as a whole."""
-    transport = httpx.ASGITransport(create_app(tiny_served, api_key=None))
+    transport = httpx.ASGITransport(create_app(tiny_served, options=ServerOptions(stream_interval_ms=0)))
     async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=120) as client:
         yield client
 

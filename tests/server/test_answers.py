@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 CHAT = "/v1/chat/completions"
 CALL = '<toolcall> {"name": "open_gate", "arguments": {"side": "north"}} </toolcall>'
-LINE = '{"name": "open_gate", "arguments": {"side": "north"}}'
 SIDE = {"type": "object", "properties": {"side": {"type": "string"}}, "required": ["side"]}
 TOOLS = [{"type": "function", "function": {"name": "open_gate", "parameters": SIDE}}]
 
@@ -105,14 +104,10 @@ async def test_words_and_two_calls(client: httpx.AsyncClient, body: "Body", stag
 @pytest.mark.parametrize(
     ("script", "fields", "content", "reason"),
     [
-        (CALL, {}, LINE, "stop"),
-        (f"So. {CALL}", {}, f"So.\n{LINE}", "stop"),
-        ("<toolcall> open the gate </toolcall>", {}, "open the gate", "stop"),
-        (CALL, {"max_tokens": 9}, '{"name"', "length"),
         (CALL, {"tools": TOOLS, "max_tokens": 1}, "", "length"),
         (f"So. {CALL}", {"tools": TOOLS, "max_tokens": 9}, "So.", "length"),
     ],
-    ids=["no tools", "words first", "malformed", "cut off", "cut at once", "cut before its arguments"],
+    ids=["cut at once", "cut before its arguments"],
 )
 async def test_what_is_no_call_is_words(
     client: httpx.AsyncClient,
@@ -132,6 +127,14 @@ async def test_what_is_no_call_is_words(
     assert "".join(c["delta"].get("content", "") for c in chunks) == content
     assert not any("tool_calls" in c["delta"] for c in chunks)
     assert chunks[-1]["finish_reason"] == reason
+
+
+async def test_without_functions_no_call_is_begun(client: httpx.AsyncClient, body: "Body", stage: "Stage") -> None:
+    stage.script = f"So. {CALL}"  # what comes in the mark's place is chance: the script gives all else one weight
+    message = (await client.post(CHAT, json=body(seed=1))).json()["choices"][0]["message"]
+    assert "tool_calls" not in message
+    assert message["content"].startswith("So. ") and "toolcall" not in message["content"]
+    assert '{"name": "open_gate"' in message["content"]
 
 
 async def test_a_call_that_is_cut_off(
