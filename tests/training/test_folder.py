@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GenerationConfig
 
 from understudy.model.checkpoint import load_model
 from understudy.model.config import NemotronConfig
-from understudy.testing.tiny import tiny_config
+from understudy.testing.tiny import tiny_config, tiny_model
 from understudy.tokenizer import Tokenizer
 from understudy.training import folder as module
 from understudy.training.folder import read_lm, write_folder
@@ -26,6 +27,14 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path: Path, tokenizer: Tokeniz
     )
     read, _ = read_lm(tmp_path / "one")
     assert all(torch.equal(a, b) for a, b in zip(read.parameters(), model.parameters(), strict=True))
+
+
+def test_other_hosts_stop_where_the_next_turn_would_begin(tmp_path: Path) -> None:
+    model = tiny_model()
+    tensors = {name: torch.from_numpy(weight.dense()) for name, weight in model.weights.items()}
+    write_folder(tmp_path, model.config, tensors, model.tokenizer)
+    stops = GenerationConfig.from_pretrained(tmp_path).eos_token_id
+    assert stops == [model.config.eos_token_id, model.tokenizer.special_id("<extra_id_1>")]
 
 
 def test_large_models_come_in_shards(tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

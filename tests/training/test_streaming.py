@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 from understudy.errors import DataError
-from understudy.model.checkpoint import LoadedModel
+from understudy.model.checkpoint import LoadedModel, load_model
+from understudy.model.gguf_writer import write_gguf
 from understudy.model.weights import Weight
 from understudy.testing.tiny import tiny_model
 from understudy.training.folder import read_lm, write_folder
@@ -149,3 +151,17 @@ def test_a_streamer_reuses_its_memory(files: LoadedModel) -> None:
     second = streamer.load_layer(1).up_proj.weight
     assert second.data_ptr() == first.data_ptr()
     assert not torch.equal(copy, second)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux what is in memory")
+def test_a_walked_file_does_not_stay_in_memory(tmp_path: Path) -> None:
+    model = tiny_model(num_hidden_layers=6, hidden_size=128, intermediate_size=1024)
+    write_gguf(tmp_path / "model.gguf", model.config, model.weights, model.tokenizer.definition, None, file_type="f16")
+    files = load_model(tmp_path / "model.gguf")
+    resident = []
+    for record in walk_layers(files, [torch.randint(0, 200, (1, 8))]):
+        if isinstance(record, LayerWalk):
+            maps = Path("/proc/self/smaps").read_text().split("model.gguf")[1:]
+            resident.append(sum(int(re.findall(r"Rss: +(\d+) kB", part)[0]) for part in maps))
+    assert len(resident) == 6
+    assert resident[-1] <= resident[0] + 256, resident  # kB; a layer has some 600

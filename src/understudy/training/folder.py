@@ -13,6 +13,7 @@ from understudy.errors import DataError
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.config import NemotronConfig
 from understudy.prompt.chat_template import NEMOTRON_CHAT_TEMPLATE
+from understudy.prompt.template import TURN_MARKER
 from understudy.tokenizer import Tokenizer
 from understudy.training.model import NemotronLM, from_hf_tensors
 
@@ -97,9 +98,17 @@ def write_texts(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", {**config.to_hf(), **(more or {})})
+    write_json(folder / "generation_config.json", _generation_keys(config, tokenizer))
     write_json(folder / "tokenizer.json", tokenizer.definition)
     write_json(folder / "tokenizer_config.json", tokenizer_config)
     (folder / "chat_template.jinja").write_text(chat_template or NEMOTRON_CHAT_TEMPLATE, encoding="utf-8")
+
+
+def _generation_keys(config: NemotronConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Where transformers and vLLM stop: at the end of the text, and where the next turn would begin."""
+    turn = tokenizer.special_id(TURN_MARKER)
+    stops = [config.eos_token_id] if turn is None else [config.eos_token_id, turn]
+    return {"bos_token_id": config.bos_token_id, "eos_token_id": stops, "pad_token_id": config.pad_token_id}
 
 
 def write_json(path: Path, value: Any) -> None:

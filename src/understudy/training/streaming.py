@@ -8,6 +8,7 @@ from torch import Tensor
 
 from understudy.errors import DataError
 from understudy.model.checkpoint import LoadedModel
+from understudy.model.mapped_file import drop_pages
 from understudy.training.model import Block, LayerNorm1P, hf_names, rotary_tables
 
 __all__ = ["FinalWalk", "LayerStreamer", "LayerWalk", "walk_layers"]
@@ -88,8 +89,10 @@ class LayerStreamer:
             for name, parameter in self._block.named_parameters():
                 start = 0
                 for part in hf_names(f"layers.{layer}.{name}"):
-                    values = torch.from_numpy(self._files.weights[part].dense())
+                    weight = self._files.weights[part]
+                    values = torch.from_numpy(weight.dense())
                     parameter[start : start + len(values)].copy_(values)
+                    drop_pages(weight.raw)  # so that a file of any size is walked in the memory of a layer
                     start += len(values)
                 assert start == len(parameter)
         return self._block
