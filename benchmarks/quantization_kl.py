@@ -1,11 +1,18 @@
 """Compare our quantized files with llama.cpp's: divergence from the 16-bit model, same bits, same calibration texts.
 
-    python benchmarks/quantization_kl.py LLAMA_CPP [MODEL] [--tools FOLDER] [--rows N] [--feedback]
+    python benchmarks/quantization_kl.py [MODEL] --tools FOLDER [--rows N] [--feedback]
+    python benchmarks/quantization_kl.py [MODEL] --source TREE [--rows N] [--feedback]
 
-LLAMA_CPP is a source tree of llama.cpp; llama-cpp-python's source package brings one (vendor/llama.cpp). Its block
-encoders (ggml-quants.c) are compiled alone and get the same E[x^2] as ours for an importance matrix; the formats of
-the tensors follow its rules for Q4_K_S, IQ4_XS and Q6_K (src/llama-quant.cpp). With --tools FOLDER its programs
-llama-imatrix and llama-quantize make the files instead, from the same texts. Needs a C compiler, NumPy, torch and gguf.
+--tools: llama.cpp's own llama-imatrix and llama-quantize lie in FOLDER; they measure their importance matrix on our
+calibration texts and make the files Q4_K_S, Q6_K and IQ4_XS. From its source tree, which llama-cpp-python's source
+package brings (vendor/llama.cpp):
+
+    cmake -B FOLDER/build -S vendor/llama.cpp -DGGML_NATIVE=ON -DLLAMA_CURL=OFF
+    cmake --build FOLDER/build --target llama-quantize llama-imatrix    (then FOLDER/build/bin)
+
+--source: no such programs at hand. The block encoders in TREE (ggml-quants.c) are compiled alone and get the same
+E[x^2] as ours for an importance matrix; the tensors' formats follow llama.cpp's rules (src/llama-quant.cpp). Needs a C
+compiler. Both: both are measured. Either needs NumPy, torch and gguf.
 
 Texts: calibration in the chat template from the look-up generator; held out are dialogues of this repository's worlds.
 All weights are unpacked and run in float32 by the same forward pass, so only their errors count. Prints Markdown.
@@ -13,7 +20,6 @@ All weights are unpacked and run in float32 by the same forward pass, so only th
 
 import argparse
 import ctypes
-import dataclasses
 import datetime
 import platform
 import subprocess
@@ -74,27 +80,30 @@ __attribute__((constructor)) static void fill(void) {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("llama_cpp", type=Path)
     parser.add_argument("model", type=Path, nargs="?", default=embedded_model_path())
     parser.add_argument("--tools", type=Path, help="folder of llama-imatrix and llama-quantize")
+    parser.add_argument("--source", type=Path, help="llama.cpp's source tree, for its encoders alone")
     parser.add_argument("--rows", type=int, default=160, help=f"held-out rows of {LENGTH} tokens")
     parser.add_argument("--feedback", action="store_true", help="our error feedback (GPTQ) as well")
     arguments = parser.parse_args()
+    if not (arguments.tools or arguments.source):
+        parser.error("name --tools or --source")
     files = load_model(arguments.model)
     batches = calibration_batches(files, CalibrationOptions(samples=128, length=LENGTH))
     importance = measure_importance(files, batches)
     measure = divergence_from(files, held_out(files, arguments.rows))
     print_head(arguments.model, arguments.rows)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        peer: Callable[[str], tuple[Tensors, int]]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        peers: dict[str, Callable[[str], tuple[Tensors, int]]] = {}
         if arguments.tools:
-            peer = by_tools(arguments.tools, files, batches, folder)
-        else:
-            library = build_encoders(arguments.llama_cpp, folder)
-            peer = lambda kind: by_encoders(library, files, importance, kind)  # noqa: E731
+            peers["llama-quantize"] = by_tools(arguments.tools, files, batches, folder)
+        if arguments.source:
+            library = build_encoders(arguments.source, folder)
+            peers["llama.cpp's encoders"] = lambda kind: by_encoders(library, files, importance, kind)
         for ours, theirs in PAIRS.items():
-            print_row(f"llama.cpp {theirs}", *peer(theirs), measure)
+            for name, make in peers.items():
+                print_row(f"{name} {theirs}", *make(theirs), measure)
             print_row(f"ours {ours}", *searched(files, importance, ours), measure)
             if arguments.feedback:
                 print_row(f"ours {ours}, error feedback", *fed_back(files, batches, importance, ours), measure)
@@ -233,23 +242,29 @@ def pointer(array: npt.NDArray[np.generic] | None) -> ctypes.c_void_p | None:
     return None if array is None else array.ctypes.data_as(ctypes.c_void_p)
 
 
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
+
+
 def by_tools(
     tools: Path, files: LoadedModel, batches: list[torch.Tensor], folder: Path
 ) -> Callable[[str], tuple[Tensors, int]]:
     """llama.cpp's own programs, from the same texts."""
     source, texts, matrix = folder / "f16.gguf", folder / "texts.txt", folder / "imatrix.gguf"
-    untied = dataclasses.replace(files.config)
-    write_gguf(source, untied, files.weights, files.tokenizer.definition, files.chat_template, file_type="f16")
+    write_gguf(source, files.config, files.weights, files.tokenizer.definition, files.chat_template, file_type="f16")
+    special = {t["id"]: t["content"].encode() for t in files.tokenizer.definition["added_tokens"]}
     ids = [i for batch in batches for row in batch.tolist() for i in row]
-    texts.write_text(files.tokenizer.decode(ids, skip_special_tokens=False), encoding="utf-8")
+    texts.write_bytes(b"".join(special.get(i) or files.tokenizer.token_bytes(i) for i in ids))
     command = [str(tools / "llama-imatrix"), "-m", str(source), "-f", str(texts), "-o", str(matrix)]
     command += ["-c", str(LENGTH), "--parse-special", "--process-output", "-t", "2"]
-    subprocess.run(command, check=True, capture_output=True)
+    run(command)
 
     def make(file_type: str) -> tuple[Tensors, int]:
         target = folder / f"{file_type}.gguf"
         command = [str(tools / "llama-quantize"), "--imatrix", str(matrix), str(source), str(target), file_type]
-        subprocess.run(command, check=True, capture_output=True)
+        run(command)
         names = {short: long for long, short in gguf_names(files.weights).items()}
         out, size = {name: weight.dense() for name, weight in files.weights.items()}, 0
         for tensor in gguf.GGUFReader(target).tensors:
