@@ -7,6 +7,9 @@ from typing import Any
 import hypothesis
 import pytest
 
+from understudy.errors import GpuError
+from understudy.kernels.gpu_adapters import Adapter, list_adapters
+
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")  # before transformers is imported anywhere
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("house")
@@ -31,3 +34,15 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+@pytest.fixture(scope="session")
+def adapter() -> Adapter:
+    """The first graphics adapter, software or not."""
+    try:
+        adapters = list_adapters()
+    except GpuError as error:
+        pytest.skip(str(error))
+    if not adapters:
+        pytest.skip("no graphics adapter; a software one: apt install mesa-vulkan-drivers libvulkan1")
+    return adapters[0]

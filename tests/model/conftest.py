@@ -10,8 +10,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from understudy.errors import GpuError
-from understudy.kernels.gpu_adapters import Adapter, list_adapters
 from understudy.model.config import NemotronConfig
 from understudy.testing import byte_tokenizer, random_tensors, tiny_config
 
@@ -21,18 +19,6 @@ SaveFolder = Callable[..., Path]
 def split_in_two(tensors: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     names = list(tensors)
     return [{n: tensors[n] for n in half} for half in (names[::2], names[1::2])]
-
-
-@pytest.fixture(scope="session")
-def adapter() -> Adapter:
-    """The first graphics adapter, software or not."""
-    try:
-        adapters = list_adapters()
-    except GpuError as error:
-        pytest.skip(str(error))
-    if not adapters:
-        pytest.skip("no graphics adapter; a software one: apt install mesa-vulkan-drivers libvulkan1")
-    return adapters[0]
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,7 @@ from understudy.data.files import read_bytes, read_json_lines
 from understudy.errors import DataError, PromptError
 from understudy.prompt import render
 
-__all__ = [
-    "RecordFault",
-    "check_dialogue",
-    "hash_dialogue_files",
-    "numbered_records",
-    "place_of",
-    "read_dialogue_file",
-    "tools_beside",
-]
+__all__ = ["RecordFault", "check_dialogue", "hash_dialogue_files", "read_dialogue_file", "read_records"]
 
 _FIELDS = frozenset({"id", "system", "context", "tools", "turns"})
 _NOTES = frozenset({"answers", "character", "kind", "meta", "tags"})
@@ -38,17 +30,38 @@ def read_dialogue_file(name: str, folder: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: the file is missing or outside the folder, or a record is wrong; it names file, line and fault.
     """
-    path, records = numbered_records(name, folder)
-    tools = tools_beside(path)
-    empty = True
-    for number, record in records:
-        empty = False
+    return read_records(name, folder, lambda record, tools: [check_dialogue(record, tools)], what="dialogue")
+
+
+def read_records(
+    name: str,
+    folder: Path,
+    read: Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[dict[str, Any]]],
+    *,
+    what: str,
+) -> Iterator[dict[str, Any]]:
+    """What is made of each record of a file, in its order.
+
+    Args:
+        name: path of the file relative to `folder`, with "/" between its parts.
+        folder: of the corpora.
+        read: makes dialogues of a record and of the functions beside the file; raises `RecordFault`.
+        what: a record is, for errors.
+
+    Raises:
+        DataError: the file is missing or outside the folder, or a record is wrong; it names file, line and fault.
+    """
+    path = _inside(name, folder)
+    lines = [n for n, line in enumerate(read_bytes(path).split(b"\n"), 1) if line.strip()]
+    tools = _tools_beside(path)
+    for number, record in zip(lines, read_json_lines(path), strict=True):
         try:
-            yield check_dialogue(record, tools)
+            yield from read(record, tools)
         except RecordFault as fault:
-            raise DataError(f"{place_of(path, number, record)}: {fault}.") from fault
-    if empty:
-        raise DataError(f"{path} holds no dialogue; expected one JSON object a line.")
+            where = f"{path}, line {number}" + (f" (id {record['id']!r})" if isinstance(record.get("id"), str) else "")
+            raise DataError(f"{where}: {fault}.") from fault
+    if not lines:
+        raise DataError(f"{path} holds no {what}; expected one JSON object a line.")
 
 
 def hash_dialogue_files(names: Sequence[str], folder: Path) -> str:
@@ -76,28 +89,7 @@ def _inside(name: str, folder: Path) -> Path:
     return folder / name
 
 
-def numbered_records(name: str, folder: Path) -> tuple[Path, Iterator[tuple[int, dict[str, Any]]]]:
-    """A file in the folder of the corpora, and its records with the number of their line.
-
-    Raises:
-        DataError: the file is missing or outside the folder, or a line is not JSON.
-    """
-    path = _inside(name, folder)
-    lines = [n for n, line in enumerate(read_bytes(path).split(b"\n"), 1) if line.strip()]
-    return path, zip(lines, read_json_lines(path), strict=True)
-
-
-def place_of(path: Path, number: int, record: Mapping[str, Any]) -> str:
-    """Where a record stands, for errors."""
-    return f"{path}, line {number}" + (f" (id {record['id']!r})" if isinstance(record.get("id"), str) else "")
-
-
-def tools_beside(path: Path) -> dict[str, Any]:
-    """The functions of the `tools.json` beside a file, by name; none where there is no such file.
-
-    Raises:
-        DataError: it is no list of functions.
-    """
+def _tools_beside(path: Path) -> dict[str, Any]:
     beside = path.with_name("tools.json")
     if not beside.is_file():
         return {}
@@ -112,7 +104,7 @@ def check_dialogue(record: Mapping[str, Any], tools: Mapping[str, Any]) -> dict[
 
     Args:
         record: as it was read.
-        tools: from `tools_beside`.
+        tools: those beside its file, by name.
 
     Raises:
         RecordFault: what is wrong with it.

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from understudy.data.dialogue_files import RecordFault, check_dialogue, numbered_records, place_of, tools_beside
+from understudy.data.dialogue_files import RecordFault, check_dialogue, read_records
 from understudy.data.dialogues import EncodedDialogues
-from understudy.errors import DataError
 
 __all__ = ["keep_last_answers", "read_preference_file"]
 
@@ -27,17 +26,7 @@ def read_preference_file(name: str, folder: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: the file is missing or outside the folder, or a record is wrong; it names file, line and fault.
     """
-    path, records = numbered_records(name, folder)
-    tools = tools_beside(path)
-    empty = True
-    for number, record in records:
-        empty = False
-        try:
-            yield from _pair(record, tools)
-        except RecordFault as fault:
-            raise DataError(f"{place_of(path, number, record)}: {fault}.") from fault
-    if empty:
-        raise DataError(f"{path} holds no pair of answers; expected one JSON object a line.")
+    return read_records(name, folder, _pair, what="pair of answers")
 
 
 def keep_last_answers(dialogues: EncodedDialogues) -> EncodedDialogues:
