@@ -87,11 +87,29 @@ std::pair<int64_t, int64_t> Model::share(int64_t count, int member) const {
     return {count * member / size, count * (member + 1) / size};
 }
 
+// Attention in tasks of a few neighbouring tokens: of all, or only of those whose logits are wanted.
+void Model::add_tasks(std::span<const Stretch> stretches, bool only_wanted, std::vector<Task>& to) const {
+    to.clear();
+    int64_t first = 0, row = 0;
+    for (size_t s = 0; s < stretches.size(); ++s) {
+        int64_t count = only_wanted ? stretches[s].num_logits : stretches[s].num_tokens;
+        first += stretches[s].num_tokens - count;
+        for (int64_t t = 0; t < count; t += task_tokens_)
+            for (int64_t k = 0; k < shape_.num_kv_heads; ++k)
+                to.push_back({static_cast<int64_t>(s), k, first + t, std::min(task_tokens_, count - t), row + t});
+        first += count;
+        row += count;
+    }
+    // The longest first, so that no thread is left with one at the end.
+    std::stable_sort(to.begin(), to.end(), [&](const Task& a, const Task& b) {
+        return tokens_[static_cast<size_t>(a.first)].position * a.count > tokens_[static_cast<size_t>(b.first)].position * b.count;
+    });
+}
+
 // What the step needs, worked out by the caller's thread alone.
 void Model::prepare(std::span<const Stretch> stretches, Output kind) {
     tokens_.clear();
     logit_rows_.clear();
-    tasks_.clear();
     int64_t longest = 0;
     for (size_t s = 0; s < stretches.size(); ++s) {
         const Stretch& stretch = stretches[s];
@@ -111,17 +129,9 @@ void Model::prepare(std::span<const Stretch> stretches, Output kind) {
             angles_[static_cast<size_t>(m * 2 * half + half + i)] = std::sin(angle);
         }
     task_tokens_ = 4;
-    int64_t first = 0;
-    for (size_t s = 0; s < stretches.size(); ++s) {
-        for (int64_t t = 0; t < stretches[s].num_tokens; t += task_tokens_)
-            for (int64_t k = 0; k < shape_.num_kv_heads; ++k)
-                tasks_.push_back({static_cast<int64_t>(s), k, first + t, std::min(task_tokens_, stretches[s].num_tokens - t)});
-        first += stretches[s].num_tokens;
-    }
-    // The longest first, so that no thread is left with one at the end.
-    std::stable_sort(tasks_.begin(), tasks_.end(), [&](const Task& a, const Task& b) {
-        return tokens_[static_cast<size_t>(a.first)].position * a.count > tokens_[static_cast<size_t>(b.first)].position * b.count;
-    });
+    add_tasks(stretches, false, tasks_);
+    last_tasks_.clear();
+    if (leaves_rows()) add_tasks(stretches, true, last_tasks_);
     int64_t group = shape_.num_heads / shape_.num_kv_heads;
     scores_stride_ = up_to(longest, kBlockTokens);
     auto rows = static_cast<size_t>(num_tokens), floats = sizeof(float);
@@ -137,7 +147,8 @@ void Model::prepare(std::span<const Stretch> stretches, Output kind) {
     levels_.reserve(rows * static_cast<size_t>(widest + widest / 256 * 4 * (1 + kSumsIn256)) + 192);
     active_.clear();
     int64_t line_stride = up_to(shape_.mlp, 256);
-    int64_t bunches = reads_lines(num_tokens) ? (num_tokens + kBunchRows - 1) / kBunchRows : 0;
+    auto num_wanted = static_cast<int64_t>(logit_rows_.size());
+    int64_t few = reads_lines(num_tokens) ? num_tokens : reads_lines(num_wanted) ? num_wanted : 0, bunches = (few + kBunchRows - 1) / kBunchRows;
     lines_.reserve(static_cast<size_t>(bunches * active_bytes(line_stride)));
     for (int64_t i = 0; i < bunches; ++i) {
         uint8_t* at = lines_.data() + i * active_bytes(line_stride);
@@ -245,15 +256,15 @@ int64_t Model::attention_floats(int64_t group) const {
     return task_tokens_ * group * (scores_stride_ + shape_.head_dim) + kPlaneRows * shape_.head_dim / 2;
 }
 
-void Model::attention(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer) {
+void Model::attention(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer, const std::vector<Task>& tasks) {
     int64_t group = shape_.num_heads / shape_.num_kv_heads, size = shape_.head_dim, width = shape_.num_heads * size;
     int64_t most_rows = task_tokens_ * group;
     float* scores = scores_.as<float>() + member * attention_floats(group);
     float* queries = scores + most_rows * scores_stride_;
     auto* planes = reinterpret_cast<int8_t*>(queries + most_rows * size);
-    auto count = static_cast<int64_t>(tasks_.size());
+    auto count = static_cast<int64_t>(tasks.size());
     for (int64_t i; (i = next_task_.fetch_add(1, std::memory_order_relaxed)) < count;) {
-        const Task& task = tasks_[static_cast<size_t>(i)];
+        const Task& task = tasks[static_cast<size_t>(i)];
         for (int64_t t = 0; t < task.count; ++t)
             std::memcpy(queries + t * group * size, qkv_.as<float>() + (task.first + t) * qkv_stride_ + task.kv_head * group * size,
                         static_cast<size_t>(group * size) * sizeof(float));
@@ -270,10 +281,16 @@ void Model::attention(int member, KvPool& pool, std::span<const Stretch> stretch
         work.scores = scores;
         work.scores_stride = scores_stride_;
         work.planes = planes;
-        work.out = mixed_.as<float>() + task.first * width + task.kv_head * group * size;
+        work.out = mixed_.as<float>() + task.to * width + task.kv_head * group * size;
         work.out_stride = width;
         (pool.is_8bit() ? kernels_->attend_8bit : kernels_->attend_16bit)(work);
     }
+}
+
+// The wanted rows of the residual stream, moved together to its beginning.
+void Model::keep_wanted(float* x) const {
+    for (size_t j = 0; j < logit_rows_.size(); ++j)
+        std::memmove(x + static_cast<int64_t>(j) * shape_.hidden, x + logit_rows_[j] * shape_.hidden, static_cast<size_t>(shape_.hidden) * sizeof(float));
 }
 
 void Model::forward(KvPool& pool, std::span<const Stretch> stretches, float* x, float* out, Output kind) {
@@ -298,7 +315,7 @@ void Model::count(Census& census, const float* activations, int64_t from, int64_
 }
 
 void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, float* x, float* out, Output kind) {
-    auto rows = static_cast<int64_t>(tokens_.size());
+    auto rows = static_cast<int64_t>(tokens_.size()), wanted = static_cast<int64_t>(logit_rows_.size());
     int64_t hidden = shape_.hidden, heads = shape_.num_heads * shape_.head_dim, kv = shape_.num_kv_heads * shape_.head_dim;
     int64_t mlp_stride = up_to(shape_.mlp, 16), out_stride = up_to(hidden, kTileRows);
     float *normed = normed_.as<float>(), *qkv = qkv_.as<float>(), *mixed = mixed_.as<float>();
@@ -328,8 +345,15 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         multiply(matrix(Slot::V), input, rows, member, qkv + heads + kv, qkv_stride_);
         team_.barrier(member);
         rotate_and_store(member, pool, stretches, i);
+        // Behind the last layer's keys and values only those rows go on whose logits are wanted.
+        bool leaves = i + 1 == shape_.num_layers && leaves_rows();
+        if (leaves) {
+            if (!wanted) return;
+            rows = wanted;
+            if (member == 0) keep_wanted(x);
+        }
         team_.barrier(member);
-        attention(member, pool, stretches, i);
+        attention(member, pool, stretches, i, leaves ? last_tasks_ : tasks_);
         team_.barrier(member);
         input = input_for({&matrix(Slot::O)}, mixed, heads, rows, levels_);
         enter(input);
@@ -347,12 +371,11 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         enter(input);
         add_to_stream(matrix(Slot::Down), input);
     }
-    auto wanted = static_cast<int64_t>(logit_rows_.size());
     if (!wanted) return;
     float* picked = kind == Output::kHidden ? out : picked_.as<float>();
     auto [begin, end] = share(wanted, member);
     for (int64_t j = begin; j < end; ++j)
-        kernels_->layer_norm(x + logit_rows_[static_cast<size_t>(j)] * hidden, last_norm_.gain.data(), last_norm_.bias.data(),
+        kernels_->layer_norm(x + (leaves_rows() ? j : logit_rows_[static_cast<size_t>(j)]) * hidden, last_norm_.gain.data(), last_norm_.bias.data(),
                              shape_.norm_eps, hidden, picked + j * hidden);
     if (kind == Output::kHidden) return;
     team_.barrier(member);

@@ -148,9 +148,22 @@ def test_pages_are_checked_at_the_border(backend: CpuBackend) -> None:
         backend._pool.read_block(1 << 20)
 
 
-def test_only_the_wanted_logits_come_back(backend: CpuBackend) -> None:
-    steps = [Step(backend.new_cache(), IDS[:n], wanted) for n, wanted in ((5, 0), (3, 2), (4, 1))]
-    assert [rows.shape for rows in backend.forward(steps)] == [(0, 268), (2, 268), (1, 268)]
+@pytest.mark.parametrize("lengths", [(5, 3, 4), (40, 7, 1), (90, 30, 60)])
+@pytest.mark.parametrize("kv_bits", [8, 16])
+def test_rows_that_nobody_wants_change_none_that_is_wanted(lengths: tuple[int, ...], kv_bits: int) -> None:
+    model = tiny_model()
+    backend = CpuBackend(model.config, model.weights, kv_bits=kv_bits, num_threads=2)
+    wanted = (0, 2, 1)
+    full = backend.forward([Step(backend.new_cache(), IDS[:n], n) for n in lengths])
+    caches = [backend.new_cache() for _ in lengths]
+    some = backend.forward([Step(c, IDS[:n], k) for c, n, k in zip(caches, lengths, wanted, strict=True)])
+    assert [rows.shape for rows in some] == [(0, 268), (2, 268), (1, 268)]
+    for rows, every in zip(some, full, strict=True):
+        np.testing.assert_array_equal(rows, every[len(every) - len(rows) :])
+    for cache, n in zip(caches, lengths, strict=True):  # all are in the cache, even where no logits were wanted
+        after = backend.forward([Step(cache, IDS[:4], 1)])[0]
+        again = backend.forward([Step(backend.new_cache(), IDS[:n] + IDS[:4], 1)])[0]
+        np.testing.assert_array_equal(after, again)
 
 
 def test_misuse_is_named(backend: CpuBackend) -> None:

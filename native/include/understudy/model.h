@@ -108,6 +108,7 @@ private:
     struct Token {
         int64_t stretch, position;
     };
+    struct Task { int64_t stretch, kv_head, first, count, to; };  // attention of some tokens, and the row of its result
 
     void fill(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source, bool is_neuron_major);
     void prepare(std::span<const Stretch> stretches, Output kind);
@@ -116,8 +117,11 @@ private:
     void quantize(const Input& input, int64_t num_rows, int member);
     std::pair<int64_t, int64_t> multiply(const Matrix& matrix, const Input& input, int64_t num_rows, int member, float* y, int64_t stride);
     void walk(int member, KvPool& pool, std::span<const Stretch> stretches, float* x, float* out, Output kind);
+    void add_tasks(std::span<const Stretch> stretches, bool only_wanted, std::vector<Task>& to) const;
+    bool leaves_rows() const { return !counts_ && logit_rows_.size() < tokens_.size(); }  // in the last layer
     int64_t attention_floats(int64_t group) const;
-    void attention(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer);
+    void attention(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer, const std::vector<Task>& tasks);
+    void keep_wanted(float* x) const;
     void rotate_and_store(int member, KvPool& pool, std::span<const Stretch> stretches, int64_t layer);
     void count(Census& census, const float* activations, int64_t from, int64_t to, int64_t stride);
     void norm_rows(const Norm& norm, const float* x, int64_t num_rows, int member, float* y);
@@ -135,8 +139,7 @@ private:
     std::vector<Token> tokens_;
     std::vector<float> angles_;  // (M, rotary_dim): cosines, sines
     std::vector<int64_t> logit_rows_;
-    struct Task { int64_t stretch, kv_head, first, count; };  // attention of some tokens
-    std::vector<Task> tasks_;
+    std::vector<Task> tasks_, last_tasks_;  // of the last layer, where few tokens go on
     std::atomic<int64_t> next_task_{0};
     std::vector<ActiveLines> active_;
     bool skips_zeros_ = true, counts_ = false;

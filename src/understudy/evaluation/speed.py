@@ -13,6 +13,7 @@ from understudy.evaluation.peers_llama_bench import LlamaBench
 __all__ = ["Measurement", "SpeedReport", "measure_speed"]
 
 _DECODE_TOKENS = 16
+_READ_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,10 @@ def _start(
     threads: int,
     report: Callable[[str], None],
 ) -> list[_Engine]:
+    report("reading the file once, so that no engine loads it from the disk")
+    with model.open("rb") as file:
+        while file.read(_READ_BYTES):
+            pass
     running: list[_Engine] = []
     for name in engines:
         report(f"loading {name}")
