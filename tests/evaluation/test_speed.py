@@ -21,7 +21,14 @@ def test_every_figure_is_there(tmp_path: Path) -> None:
     )  # fmt: skip
     prefills, first = ["prefill 8", "prefill 64"], "first token after 300 + 4"
     rest = ["decode at 16", "2 characters at once"]
-    assert said == ["loading understudy", *prefills, first, *rest, "the machine's limits"]
+    assert said == [
+        "reading the file into the page cache",
+        "loading understudy",
+        *prefills,
+        first,
+        *rest,
+        "the machine's limits",
+    ]
     found = {m.what: m for m in report.measurements}
     assert list(found) == ["load", *prefills, f"{first}, cold", f"{first}, warm", *rest, "peak memory", "mapped memory"]
     assert found[f"{first}, warm"].value < found[f"{first}, cold"].value

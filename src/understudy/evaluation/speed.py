@@ -137,7 +137,7 @@ def _start(
     threads: int,
     report: Callable[[str], None],
 ) -> list[_Engine]:
-    report("reading the file once, so that no engine loads it from the disk")
+    report("reading the file into the page cache")
     with model.open("rb") as file:
         while file.read(_READ_BYTES):
             pass
