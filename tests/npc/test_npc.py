@@ -18,6 +18,7 @@ from understudy.npc.card import Card
 from understudy.npc.memory import Memory
 from understudy.npc.model import Model
 from understudy.npc.npc import Npc, NpcOptions
+from understudy.npc.world import default_world
 from understudy.tools.loop import Event, Finished, Spoken
 
 LINES = ("Good evening!", "What can I eat here?", "And what does it cost?")
@@ -91,10 +92,10 @@ def test_no_trace_of_a_line_in_a_file(model: Model, tmp_path: Path) -> None:
     why = npc.why()
     assert why is not None
     assert why.conversation.contexts
-    npc.save(tmp_path / "a.npc", with_kv=True)
+    npc.save(tmp_path / "a.npc", with_kv=True, kv_share=None)
     with zipfile.ZipFile(tmp_path / "a.npc") as archive:
         kept = json.loads(archive.read("state.json"))["kv"]
-    text = model.files.tokenizer.decode(kept["token_ids"]) if kept else ""
+    text = model.files.tokenizer.decode(kept["token_ids"])
     assert why.conversation.contexts[0][:20] not in text
 
 
@@ -189,8 +190,8 @@ def test_saved_and_gone_on_with(tmp_path: Path, with_kv: bool) -> None:
     with Model.load() as model:
         npc = model.npc("hettie", player="Mara", options=WILD, seed=9)
         talk(npc, LINES[:2])
-        planned = npc.saved_size(with_kv=with_kv).total_bytes
-        assert 0 < npc.save(path, with_kv=with_kv) == path.stat().st_size <= planned
+        planned = npc.saved_size(with_kv=with_kv, kv_share=None).total_bytes
+        assert 0 < npc.save(path, with_kv=with_kv, kv_share=None) == path.stat().st_size <= planned
         expected = npc.say(LINES[2]).text()
     with Model.load() as model:
         again = model.npc_from(path, options=WILD)
@@ -200,6 +201,38 @@ def test_saved_and_gone_on_with(tmp_path: Path, with_kv: bool) -> None:
         read = model.engine.stats().prefilled_tokens - read_before
         prompt = again.session.num_prompt_tokens
     assert read < prompt / 2 if with_kv else read == prompt
+
+
+def test_a_file_holds_a_share_of_what_was_read(tmp_path: Path) -> None:
+    """The larger the share, the less is read again; what is said next is the same."""
+    shares: tuple[float | None, ...] = (0.01, 0.4, 1.0, None)
+    with Model.load() as model:
+        card = default_world().characters[
+            0
+        ]  # not in its world, whose lore for a line may change the prompt's beginning
+        npc = model.npc(card, player="Mara", options=WILD, seed=9)
+        talk(npc, 3 * LINES)
+        text_bytes = npc.save(tmp_path / "text")
+        sizes = [npc.save(tmp_path / f"{share}", with_kv=True, kv_share=share) - text_bytes for share in shares]
+        planned = [npc.saved_size(with_kv=True, kv_share=share).kv_bytes for share in shares]
+        assert npc.save(tmp_path / "usual", with_kv=True) - text_bytes == sizes[1]
+        for share in (0, -1.0, float("nan")):
+            with pytest.raises(RequestError, match="kv_share"):
+                npc.save(tmp_path / "wrong", with_kv=True, kv_share=share)
+            with pytest.raises(RequestError, match="kv_share"):
+                npc.saved_size(with_kv=True, kv_share=share)
+        expected = npc.say(LINES[2]).text()
+    assert not (tmp_path / "wrong").exists()
+    assert all(0 <= size <= most for size, most in zip(sizes, planned, strict=True))
+    assert planned[1] == pytest.approx(0.4 * planned[2], abs=1)
+    assert planned[1] / 2 < sizes[1] < planned[2] / 2 < sizes[2] < sizes[3]
+    read = []
+    for share in shares:
+        with Model.load() as model:
+            again = model.npc_from(tmp_path / f"{share}", options=WILD)
+            assert again.say(LINES[2]).text() == expected
+            read.append(model.engine.stats().prefilled_tokens)
+    assert read[0] > read[1] > read[2] > read[3]
 
 
 def test_a_warm_character_reads_only_what_is_new() -> None:

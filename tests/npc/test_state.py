@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from understudy.engine import Engine, GenerationRequest, KvPages, SamplingParams
-from understudy.errors import SaveError
+from understudy.errors import RequestError, SaveError
 from understudy.model.transformer import ReferenceBackend
 from understudy.npc.fingerprint import ModelFingerprint
-from understudy.npc.state import RandomState, load_state, planned_size, restore_kv, save_state
+from understudy.npc.state import RandomState, kv_limit, load_state, planned_size, restore_kv, save_state
 from understudy.testing import byte_tokenizer, tiny_model
 
 PERSONA = "You are Bram, and you keep the bridge. "
@@ -97,16 +97,51 @@ def test_everything_comes_back(fresh: Open, saved: Path) -> None:
 def test_the_size_is_told_before(fresh: Open, tmp_path: Path) -> None:
     engine, fingerprint = fresh()
     kept = exported(engine)
-    for kv, limit in ((None, 0), (kept, None), (engine.export_prefix(ids(TALK), start=39, max_bytes=4000), 4000)):
+    for kv, limit in ((None, None), (kept, None), (kept, 4000)):
         planned = planned_size(
-            DOCUMENT, engine=engine, token_ids=ids(TALK) if kv else (), start=len(PERSONA), max_bytes=limit
+            DOCUMENT, engine=engine, token_ids=ids(TALK) if kv else (), start=len(PERSONA), max_kv_bytes=limit
         )
-        written = save_state(tmp_path / "s", DOCUMENT, fingerprint=fingerprint, kv=kv)
+        written = save_state(tmp_path / "s", DOCUMENT, fingerprint=fingerprint, kv=kv, max_kv_bytes=limit)
         assert written == (tmp_path / "s").stat().st_size
         assert written <= planned.total_bytes == planned.text_bytes + planned.kv_bytes
         assert planned.total_bytes <= written * (1.5 if kv else 1) + 2000
         if limit:
-            assert planned.kv_bytes <= limit * 1.01 + 128
+            assert planned.kv_bytes == limit
+
+
+def test_keys_and_values_take_no_more_than_they_may(fresh: Open, tmp_path: Path) -> None:
+    """The first tokens that fit, the model reads the rest, and the next words are the same."""
+    engine, fingerprint = fresh()
+    kv = exported(engine)
+    expected, _ = answer(engine)
+    path = tmp_path / "s"
+    text_bytes = save_state(path, DOCUMENT, fingerprint=fingerprint)
+    whole = save_state(path, DOCUMENT, fingerprint=fingerprint, kv=kv) - text_bytes
+    kept = []
+    for limit in (0, 500, whole // 4, whole // 2, whole, 2 * whole):
+        added = save_state(path, DOCUMENT, fingerprint=fingerprint, kv=kv, max_kv_bytes=limit) - text_bytes
+        assert 0 <= added <= limit
+        again, _ = fresh()
+        found = load_state(path, engine=again, fingerprint=fingerprint)
+        assert found.reason is None
+        kept.append(found.kv.num_tokens if found.kv else 0)
+        if found.kv:
+            assert added > limit - whole / kv.num_tokens - 500 or kept[-1] == kv.num_tokens
+            assert restore_kv(again, found.kv) == len(PERSONA) + kept[-1]
+        assert answer(again) == (expected, len(PERSONA) + kept[-1] if kept[-1] else 0)
+    assert kept == sorted(kept)
+    assert kept[0] == kept[1] == 0 < kept[2] < kept[3] < kept[5] == kv.num_tokens
+
+
+def test_a_limit_by_the_models_shape(fresh: Open) -> None:
+    config = fresh()[0].backend.config
+    plain = 2 * config.num_hidden_layers * config.num_key_value_heads * (config.head_dim + 4)
+    assert kv_limit(config, 100, 0.4) == 40 * plain
+    assert kv_limit(config, 0, 1) == 0
+    assert kv_limit(config, 100, None) is None
+    for share in (0, -0.1, 101, float("nan"), float("inf")):
+        with pytest.raises(RequestError, match="kv_share"):
+            kv_limit(config, 100, share)
 
 
 def test_the_same_session_gives_the_same_bytes(fresh: Open, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from understudy.model.native_backend import CpuBackend, why_not_native
 from understudy.model.transformer import ReferenceBackend
 from understudy.npc.fingerprint import ModelFingerprint
 from understudy.npc.model import Model
-from understudy.npc.state import RandomState, load_state, planned_size, restore_kv, save_state
+from understudy.npc.state import KV_SHARE, RandomState, kv_limit, load_state, planned_size, restore_kv, save_state
 from understudy.npc.world import default_world
 from understudy.prompt import Conversation, Message
 
@@ -68,12 +68,12 @@ def continuation(stage: Stage, engine: Engine, number: int, document: dict[str, 
 
 
 def live(stage: Stage, engine: Engine, number: int) -> dict[str, Any]:
-    """A session of one to three exchanges with one of the characters."""
+    """A session of three to eight exchanges with one of the characters."""
     cards = default_world().characters
     system = cards[number % len(cards)].instructions("Mara")
     messages = [{"role": "system", "content": system}]
     chance = RandomState(seed=number)
-    for turn in range(1 + number % 3):
+    for turn in range(8 - number % 6):
         messages.append({"role": "user", "content": LINES[(number + turn) % len(LINES)]})
         request = GenerationRequest(
             prompt_ids=stage.prompt(messages),
@@ -97,12 +97,15 @@ def be_killed(folder: Path, num_sessions: int, kv_bits: int) -> None:
             kv = engine.export_prefix(ids, start=start)
             assert kv is not None
             states.append((document, kv))
-            planned = planned_size(document, engine=engine, token_ids=ids, start=start)
-            for name, kept in (("text", None), ("kv", kv)):
-                size = save_state(folder / f"{number}.{name}", document, fingerprint=stage.fingerprint, kv=kept)
+            limit = kv_limit(engine.backend.config, len(ids) - start, KV_SHARE)
+            for name, kept, most in (("text", None, None), ("kv", kv, None), ("share", kv, limit)):
+                path = folder / f"{number}.{name}"
+                size = save_state(path, document, fingerprint=stage.fingerprint, kv=kept, max_kv_bytes=most)
+                planned = planned_size(document, engine=engine, token_ids=ids, start=start, max_kv_bytes=most)
                 assert size <= planned.total_bytes
             tokens, _ = continuation(stage, engine, number, document)
-            print(json.dumps({"tokens": tokens, "document": document}), flush=True)
+            told = {"tokens": tokens, "document": document, "num_turn_tokens": len(ids) - start}
+            print(json.dumps(told), flush=True)
         print("saved", flush=True)
         while True:
             for document, kv in states:
@@ -126,25 +129,41 @@ def saved_by_the_killed(folder: Path, num_sessions: int, kv_bits: int) -> list[d
     return lines
 
 
+def shares_of_plain(stage: Stage, folder: Path, number: int, num_tokens: int) -> dict[str, float]:
+    """What keys and values add to files, in shares of their turns' at 8 bits, a scale a head and token included."""
+    config = stage.backend.config
+    plain = num_tokens * config.num_hidden_layers * config.num_key_value_heads * 2 * (config.head_dim + 4)
+    sizes = {name: (folder / f"{number}.{name}").stat().st_size for name in ("text", "kv", "share")}
+    return {name: (size - sizes["text"]) / plain for name, size in sizes.items()}
+
+
 def restored(folder: Path, told: list[dict[str, Any]], kv_bits: int) -> None:
     stage = Stage(kv_bits)
+    num_kept = dict.fromkeys(("text", "kv", "share"), 0)
     for number, expected in enumerate(told):
         assert len(expected["tokens"]) == NUM_NEXT
-        for name in ("text", "kv"):
+        shares = shares_of_plain(stage, folder, number, expected["num_turn_tokens"])
+        assert shares["share"] <= 0.4
+        for name in num_kept:
             with stage.engine() as engine:
                 state = load_state(folder / f"{number}.{name}", engine=engine, fingerprint=stage.fingerprint)
                 assert state.reason is None
                 assert state.document == expected["document"]
-                num_kept = 0
-                if name == "kv":
-                    assert state.kv is not None
-                    num_kept = restore_kv(engine, state.kv)
-                    assert num_kept == len(state.kv.token_ids)
+                num_back = 0
+                if state.kv is not None:
+                    num_back = restore_kv(engine, state.kv)
+                    assert num_back == len(state.kv.token_ids)
                     assert engine.stats().prefilled_tokens == state.kv.start
+                    num_kept[name] += state.kv.num_tokens
+                if name == "share":  # another page would have been too much
+                    a_page = shares["kv"] * 1.1 * stage.backend.block_tokens / expected["num_turn_tokens"]
+                    assert shares["share"] + a_page > 0.4 - 0.02
                 tokens, num_cached = continuation(stage, engine, number, state.document)
                 assert tokens == expected["tokens"], (number, name)
-                assert num_cached >= num_kept - 1
-                assert (num_cached > 0) == (name == "kv")
+                assert num_cached >= num_back - 1
+                assert (num_cached > 0) == (state.kv is not None)
+                assert state.kv is not None or name != "kv"
+    assert 0 == num_kept["text"] < num_kept["share"] < num_kept["kv"]
     with stage.engine() as engine:  # what the death interrupted is whole: the last save, or the one before
         last = load_state(folder / "again", engine=engine, fingerprint=stage.fingerprint)
         assert last.reason is None

@@ -52,15 +52,20 @@ async def gone_on(client: httpx.AsyncClient, **body: Any) -> str:
 
 async def test_every_way_goes_on_with_the_same_words(keeping: httpx.AsyncClient, tiny_served: ServedModel) -> None:
     where = await begun(keeping)
-    sizes = [(await keeping.get(f"{where}/save?with_kv={flag}")).json() for flag in ("false", "true")]
+    asked = ("false", "true&kv_share=null", "true", "true&kv_share=0.8")
+    sizes = [(await keeping.get(f"{where}/save?with_kv={flags}")).json() for flags in asked]
     assert sizes[0]["kv_bytes"] == 0
     assert sizes[1]["total_bytes"] > sizes[0]["total_bytes"] > 0
+    assert sizes[2]["kv_bytes"] == pytest.approx(sizes[3]["kv_bytes"] / 2, abs=1)
     document = (await keeping.post(f"{where}/save")).json()
     assert document == (await keeping.post(f"{where}/save", json={"to": "document"})).json()
-    file = await keeping.post(f"{where}/save", json={"to": "file", "with_kv": True})
+    file = await keeping.post(f"{where}/save", json={"to": "file", "with_kv": True, "kv_share": None})
     assert 0 < len(file.content) <= sizes[1]["total_bytes"]
+    usual = await keeping.post(f"{where}/save", json={"to": "file", "with_kv": True})
+    assert len(usual.content) < len(file.content)
+    assert len(usual.content) <= sizes[2]["total_bytes"]
     assert file.headers["content-disposition"].endswith('.npc"')
-    kept = await keeping.post(f"{where}/save", json={"to": "server", "with_kv": True})
+    kept = await keeping.post(f"{where}/save", json={"to": "server", "with_kv": True, "kv_share": None})
     assert kept.status_code == 201
     told = kept.json()
     assert {"player": "traveller", "lines": 1, "with_kv": True, "bytes": len(file.content)}.items() <= told.items()
@@ -120,6 +125,9 @@ async def test_one_keys_saves_are_not_anothers(tiny_served: ServedModel, tmp_pat
         ("save", {"to": "cloud"}, 400, "to"),
         ("save", {"with_kv": True}, 400, None),
         ("save", {"id": "session_1"}, 400, None),
+        ("save", {"to": "file", "with_kv": True, "kv_share": 0}, 400, "kv_share"),
+        ("save", {"to": "file", "with_kv": True, "kv_share": "all"}, 400, "kv_share"),
+        ("save", {"to": "file", "kv_share": 0.4}, 400, None),
         ("save", {"to": "server", "id": "../../etc/passwd"}, 404, None),
         ("/v1/npcs/load", {}, 400, None),
         ("/v1/npcs/load", {"id": "../x"}, 404, None),
@@ -146,3 +154,6 @@ async def test_without_a_folder(tiny: httpx.AsyncClient) -> None:
         assert (response.status_code, response.json()["error"]["code"]) == (404, "no_session_folder")
     assert (await tiny.get("/v1/sessions")).json()["data"] == []
     assert (await tiny.get(f"{where}/save?with_kv=maybe")).json()["error"]["param"] == "with_kv"
+    for share in ("all", "0", "-1", "nan", "1e308"):
+        refused = await tiny.get(f"{where}/save?with_kv=true&kv_share={share}")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "kv_share")

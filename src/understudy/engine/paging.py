@@ -77,6 +77,7 @@ class KvPages:
         pages: (P, page_bytes) the others'.
         kv_format: the backend's that wrote them.
         value_bytes: bytes of one key or value.
+        page_tokens: tokens of a page.
     """
 
     token_ids: tuple[int, ...]
@@ -84,11 +85,17 @@ class KvPages:
     pages: npt.NDArray[np.uint8]
     kv_format: str
     value_bytes: int
+    page_tokens: int
 
     @property
     def num_tokens(self) -> int:
         """Tokens in the pages."""
         return len(self.token_ids) - self.start
+
+    def first(self, num_pages: int) -> "KvPages":
+        """Only so many pages, and the tokens up to their end."""
+        token_ids = self.token_ids[: self.start + num_pages * self.page_tokens]
+        return dataclasses.replace(self, token_ids=token_ids, pages=self.pages[:num_pages])
 
 
 class Pager:
@@ -142,6 +149,7 @@ class Pager:
             pages=backend.read_pages(cache, start, cache.length),
             kv_format=backend.kv_format,
             value_bytes=backend.page_value_bytes,
+            page_tokens=backend.block_tokens,
         )
 
     def put(self, kept: KvPages) -> int:

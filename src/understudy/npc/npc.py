@@ -16,7 +16,7 @@ from understudy.npc.briefing import Briefing
 from understudy.npc.card import Card
 from understudy.npc.session import Session
 from understudy.npc.shown import prompt_room
-from understudy.npc.state import RandomState, StateSize, planned_size, save_state
+from understudy.npc.state import KV_SHARE, RandomState, StateSize, kv_limit, planned_size, save_state
 from understudy.prompt import Conversation, Message, ToolCall
 from understudy.tools.loop import Event, LoopLimits, Spoken
 
@@ -233,17 +233,26 @@ class Npc:
         """What the model was shown for the last line, what was left out, and why; None before the first."""
         return self.session.briefing
 
-    def saved_size(self, *, with_kv: bool = False) -> StateSize:
-        """How large a file `save` would write at most, before anything is copied."""
-        ids, start = self._saved_ids() if with_kv else ([], 0)
-        return planned_size(self.session.to_json(), engine=self._model.engine, token_ids=ids, start=start)
+    def saved_size(self, *, with_kv: bool = False, kv_share: float | None = KV_SHARE) -> StateSize:
+        """How large a file `save` would write at most, before anything is copied.
 
-    def save(self, path: str | Path, *, with_kv: bool = False) -> int:
+        Raises:
+            RequestError: `kv_share` is out of range.
+        """
+        ids, start = self._saved_ids() if with_kv else ([], 0)
+        limit = self._kv_limit(len(ids) - start, kv_share)
+        return planned_size(
+            self.session.to_json(), engine=self._model.engine, token_ids=ids, start=start, max_kv_bytes=limit
+        )
+
+    def save(self, path: str | Path, *, with_kv: bool = False, kv_share: float | None = KV_SHARE) -> int:
         """Write what was said, chance, and what lorebooks remember; whole or not at all.
 
         Args:
             path: where to.
             with_kv: also what the model read of it, so that it need not read it again; see `saved_size`.
+            kv_share: how much of that: its bytes are at most so many times those of the plain 8-bit keys and values of
+                all that was said. The beginning of it is kept, the model reads the rest again; None for all.
 
         Returns:
             The file's size, in bytes.
@@ -251,15 +260,16 @@ class Npc:
         Raises:
             SaveError: the file cannot be written.
             CardError: the card's lorebook was changed in code.
-            RequestError: the character is still speaking.
+            RequestError: the character is still speaking, or `kv_share` is out of range.
         """
         self._acquire()
         try:
-            kv = None
-            if with_kv:
-                ids, start = self._saved_ids()
-                kv = self._model.engine.export_prefix(ids, start=start) if ids else None
-            return save_state(Path(path), self.session.to_json(), fingerprint=self._model.fingerprint, kv=kv)
+            ids, start = self._saved_ids() if with_kv else ([], 0)
+            limit = self._kv_limit(len(ids) - start, kv_share)
+            most = None if limit is None else 2 * limit  # no page shrinks to less than a half of it
+            kv = self._model.engine.export_prefix(ids, start=start, max_bytes=most) if ids else None
+            fingerprint = self._model.fingerprint
+            return save_state(Path(path), self.session.to_json(), fingerprint=fingerprint, kv=kv, max_kv_bytes=limit)
         finally:
             self._lock.release()
 
@@ -345,6 +355,9 @@ class Npc:
             for line in ("a", "b")
         )
         return one[: _common(one, other)]
+
+    def _kv_limit(self, num_tokens: int, share: float | None) -> int | None:
+        return kv_limit(self._model.files.config, num_tokens, share)
 
     def _saved_ids(self) -> tuple[list[int], int]:
         """Tokens of the conversation, and how many of them are the persona, which others share."""

@@ -24,13 +24,16 @@ from typing import Any, BinaryIO, Self
 from understudy.engine import Engine, KvPages, PagedBackend
 from understudy.engine.page_bytes import digest_pages, max_packed_bytes, pack_pages, unpack_pages
 from understudy.errors import RequestError, SaveError
+from understudy.model.config import NemotronConfig
 from understudy.npc.document import replacing
 from understudy.npc.fingerprint import ModelFingerprint
 
 __all__ = [
+    "KV_SHARE",
     "RandomState",
     "SavedState",
     "StateSize",
+    "kv_limit",
     "load_document",
     "load_state",
     "planned_size",
@@ -38,12 +41,16 @@ __all__ = [
     "save_state",
 ]
 
+KV_SHARE = 0.4  # of plain 8-bit keys and values, as much as a file takes where nobody says otherwise
+
+_MAX_SHARE = 100.0
 _FORMAT = "understudy-state"
 _VERSION = 1
 _SESSION, _STATE, _KV = "session.json", "state.json", "kv.zlib"
 _MAX_JSON_BYTES = 64 << 20
 _ZIP_BYTES = 1024  # headers of three members, and state.json without the token ids
 _ID_BYTES = 9  # of a token id and its comma, at most
+_KV_HEAD_BYTES = 256  # of headers and state.json, what keys and values add beside pages and token ids, at most
 # What reading a broken archive or foreign JSON may raise.
 _DAMAGE = (zipfile.BadZipFile, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error)
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -101,7 +108,8 @@ class StateSize:
 
     Attributes:
         text_bytes: what was said, memory and random state.
-        kv_bytes: keys and values; lossless compression leaves about 94 % of these where a value has 8 bits, 84 % at 16.
+        kv_bytes: keys and values, with the ids of their tokens. Without a limit lossless compression leaves about 96 %
+            of these where a value has 8 bits, 84 % at 16.
     """
 
     text_bytes: int
@@ -128,13 +136,36 @@ class SavedState:
     reason: str | None = None
 
 
+def kv_limit(config: NemotronConfig, num_tokens: int, share: float | None) -> int | None:
+    """Bytes that keys and values may add to a file.
+
+    Args:
+        config: the model's shape.
+        num_tokens: of the conversation, without what others share.
+        share: of their plain 8-bit keys and values, which have a level a value and a scale of 4 bytes a head and token;
+            above 0, at most 100. None for no limit.
+
+    Raises:
+        RequestError: the share is out of range.
+    """
+    if share is None:
+        return None
+    if not 0 < share <= _MAX_SHARE:
+        raise RequestError(
+            "kv_share must be a number above 0 and at most 100, e.g. 0.4, or nothing for all keys and values; got "
+            f"{share!r:.40}.",
+            param="kv_share",
+        )
+    return int(share * num_tokens * 2 * config.num_hidden_layers * config.num_key_value_heads * (config.head_dim + 4))
+
+
 def planned_size(
     document: Mapping[str, Any],
     *,
     engine: Engine,
     token_ids: Sequence[int] = (),
     start: int = 0,
-    max_bytes: int | None = None,
+    max_kv_bytes: int | None = None,
 ) -> StateSize:
     """How large a file would be, before anything is copied or written.
 
@@ -143,7 +174,7 @@ def planned_size(
         engine: whose keys and values would be saved.
         token_ids: as of `Engine.export_prefix`; none for a file without keys and values.
         start: as of `Engine.export_prefix`.
-        max_bytes: as of `Engine.export_prefix`.
+        max_kv_bytes: as of `save_state`.
 
     Raises:
         SaveError: the document is no JSON.
@@ -154,14 +185,17 @@ def planned_size(
     if num_tokens <= 0 or not isinstance(backend, PagedBackend):
         return StateSize(text_bytes=text_bytes, kv_bytes=0)
     num_pages = -(-(num_tokens + start % backend.block_tokens) // backend.block_tokens)
-    if max_bytes is not None:
-        num_pages = min(num_pages, max_bytes // backend.page_bytes)
-    raw = num_pages * backend.page_bytes
-    return StateSize(text_bytes=text_bytes + _ID_BYTES * len(token_ids), kv_bytes=max_packed_bytes(raw))
+    most = max_packed_bytes(num_pages * backend.page_bytes) + _ID_BYTES * len(token_ids) + _KV_HEAD_BYTES
+    return StateSize(text_bytes=text_bytes, kv_bytes=most if max_kv_bytes is None else min(most, max_kv_bytes))
 
 
 def save_state(
-    path: Path, document: Mapping[str, Any], *, fingerprint: ModelFingerprint, kv: KvPages | None = None
+    path: Path,
+    document: Mapping[str, Any],
+    *,
+    fingerprint: ModelFingerprint,
+    kv: KvPages | None = None,
+    max_kv_bytes: int | None = None,
 ) -> int:
     """Write a session's file, whole or not at all.
 
@@ -170,6 +204,8 @@ def save_state(
         document: the session's own, of JSON's types.
         fingerprint: of the model that speaks.
         kv: of `Engine.export_prefix`; None saves what was said alone.
+        max_kv_bytes: what these may add to the file; of pages that do not all fit, the first ones are kept. None for no
+            limit.
 
     Returns:
         The file's size, in bytes.
@@ -181,7 +217,12 @@ def save_state(
     state: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "model": dataclasses.asdict(fingerprint)}
     packed = b""
     if kv is not None:
-        packed = pack_pages(kv)
+        room = None
+        if max_kv_bytes is not None:
+            room = max_kv_bytes - _KV_HEAD_BYTES - len(json.dumps(kv.token_ids))
+        num_pages, packed = pack_pages(kv, max_bytes=room)
+        kv = kv.first(num_pages) if num_pages else None
+    if kv is not None:
         state["kv"] = {"start": kv.start, "token_ids": list(kv.token_ids), "digest": digest_pages(kv)}
     try:
         with replacing(path) as file:
@@ -328,6 +369,7 @@ def _kept(archive: zipfile.ZipFile, state: Any, engine: Engine, fingerprint: Mod
         shape=(num_pages, backend.page_bytes),
         value_bytes=backend.page_value_bytes,
         kv_format=backend.kv_format,
+        page_tokens=backend.block_tokens,
     )
     if digest_pages(kv) != head.get("digest"):
         raise ValueError("they are not those of the tokens beside them")

@@ -228,16 +228,17 @@ class HostedNpc:
         async with self._alone():
             await self._seated(model).awarm()
 
-    async def saved_size(self, model: Model, *, with_kv: bool) -> StateSize:
+    async def saved_size(self, model: Model, *, with_kv: bool, kv_share: float | None) -> StateSize:
         """See `Npc.saved_size`.
 
         Raises:
             Problem: a line is being answered.
+            RequestError: `kv_share` is out of range.
         """
         async with self._alone():
-            return await asyncio.to_thread(self._seated(model).saved_size, with_kv=with_kv)
+            return await asyncio.to_thread(self._seated(model).saved_size, with_kv=with_kv, kv_share=kv_share)
 
-    async def save(self, path: Path, model: Model, *, with_kv: bool) -> int:
+    async def save(self, path: Path, model: Model, *, with_kv: bool, kv_share: float | None) -> int:
         """See `Npc.save`.
 
         Raises:
@@ -245,10 +246,17 @@ class HostedNpc:
             SaveError: the file cannot be written.
         """
         async with self._alone():
-            return await asyncio.to_thread(self._seated(model).save, path, with_kv=with_kv)
+            return await asyncio.to_thread(self._seated(model).save, path, with_kv=with_kv, kv_share=kv_share)
 
     async def keep(
-        self, folder: SessionFolder, owner: str, model: Model, *, with_kv: bool, session_id: str | None
+        self,
+        folder: SessionFolder,
+        owner: str,
+        model: Model,
+        *,
+        with_kv: bool,
+        kv_share: float | None,
+        session_id: str | None,
     ) -> dict[str, Any]:
         """Save into a folder; what it tells of that.
 
@@ -257,6 +265,7 @@ class HostedNpc:
             owner: whose it is.
             model: who plays the character.
             with_kv: also what the model read of it.
+            kv_share: how much of that; see `Npc.save`.
             session_id: of a save to replace.
 
         Raises:
@@ -274,8 +283,8 @@ class HostedNpc:
         }
 
         def work() -> dict[str, Any]:
-            size = npc.saved_size(with_kv=with_kv).total_bytes
-            save = functools.partial(npc.save, with_kv=with_kv)
+            size = npc.saved_size(with_kv=with_kv, kv_share=kv_share).total_bytes
+            save = functools.partial(npc.save, with_kv=with_kv, kv_share=kv_share)
             return folder.keep(owner, about, save, num_bytes=size, session_id=session_id)
 
         async with self._alone():

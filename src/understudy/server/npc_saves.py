@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.responses import FileResponse
 
+from understudy.npc.state import KV_SHARE
 from understudy.server.body import read_json
 from understudy.server.document import body_of
 from understudy.server.npc_house import NpcHouse, owner_of
@@ -21,7 +22,10 @@ __all__ = ["add_saves"]
 _FILE = "application/octet-stream"
 _CONTENT = {_FILE: {"schema": {"type": "string", "format": "binary"}}}
 _WITH_KV = {
-    "parameters": [{"name": "with_kv", "in": "query", "required": False, "schema": {"type": "boolean"}}],
+    "parameters": [
+        {"name": "with_kv", "in": "query", "required": False, "schema": {"type": "boolean"}},
+        {"name": "kv_share", "in": "query", "required": False, "schema": {"type": ["number", "null"]}},
+    ],
 }
 
 
@@ -40,7 +44,8 @@ def add_saves(app: FastAPI, house: NpcHouse, stores: NpcStores, shelf: Shelf) ->
         npc = house.get(npc_id, owner_of(request))
         served = shelf.default
         with served.in_use():
-            found = await npc.saved_size(served.model, with_kv=_flag(request, "with_kv"))
+            share = _share(request, "kv_share")
+            found = await npc.saved_size(served.model, with_kv=_flag(request, "with_kv"), kv_share=share)
         sizes = {"text_bytes": found.text_bytes, "kv_bytes": found.kv_bytes, "total_bytes": found.total_bytes}
         return {"id": npc_id, "object": "npc.size", **sizes}
 
@@ -61,10 +66,17 @@ def add_saves(app: FastAPI, house: NpcHouse, stores: NpcStores, shelf: Shelf) ->
             if body.to == "file":
                 with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
                     path = Path(folder) / "session"
-                    await npc.save(path, served.model, with_kv=body.with_kv)
+                    await npc.save(path, served.model, with_kv=body.with_kv, kv_share=body.kv_share)
                     content = await asyncio.to_thread(path.read_bytes)
                 return Response(content, media_type=_FILE, headers=_attached(npc_id))
-            kept = await npc.keep(stores.saves(), owner, served.model, with_kv=body.with_kv, session_id=body.id)
+            kept = await npc.keep(
+                stores.saves(),
+                owner,
+                served.model,
+                with_kv=body.with_kv,
+                kv_share=body.kv_share,
+                session_id=body.id,
+            )
         return JsonResponse(kept, status_code=200 if body.id else 201)
 
     _add_sessions(app, stores)
@@ -101,6 +113,19 @@ def _flag(request: Request, name: str) -> bool:
     if text not in ("true", "false"):
         raise Problem(400, f"{name} must be true or false, not {text[:40]!r}.", param=name, code="invalid_value")
     return text == "true"
+
+
+def _share(request: Request, name: str) -> float | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return KV_SHARE
+    if text == "null":
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        message = f"{name} must be a number or null, not {text[:40]!r}."
+        raise Problem(400, message, param=name, code="invalid_value") from error
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from understudy.npc.state import KV_SHARE
 from understudy.server.problem import Problem
 from understudy.server.schema import Record, SamplingFields, Text, Tool, Whole, field_problem
 
@@ -136,17 +137,21 @@ class SaveNpc(_NpcRecord):
     Attributes:
         to: "document": JSON; "file": a session's file; "server": the same, kept in the server's folder.
         with_kv: also what the model read of it, so that it need not read it again.
+        kv_share: how much of that, in shares of the plain 8-bit keys and values; null for all.
         id: of a saved session to replace.
     """
 
     to: Literal["document", "file", "server"] = "document"
     with_kv: bool = False
+    kv_share: Annotated[float, Field(gt=0, le=100)] | None = KV_SHARE
     id: Annotated[str, Field(max_length=80)] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.with_kv and self.to == "document":
             raise ValueError('has "with_kv", but a document has no room for that; say "to": "file" or "server"')
+        if "kv_share" in self.model_fields_set and not self.with_kv:
+            raise ValueError('has "kv_share", which only "with_kv": true knows')
         if self.id is not None and self.to != "server":
             raise ValueError('has "id", which only "to": "server" knows')
         return self
