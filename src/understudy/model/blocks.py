@@ -4,8 +4,6 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from understudy.errors import EngineError
 
 __all__ = ["BlockCache", "BlockPool"]
@@ -27,7 +25,7 @@ class BlockPool:
         """
         self.block_tokens = block_tokens
         self.copy_block = copy_block
-        self._owners = np.zeros(num_blocks, np.int32)
+        self._owners = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
         self._lock = threading.RLock()
 
@@ -62,7 +60,8 @@ class BlockPool:
         """Add an owner to each block."""
         with self._lock:
             assert all(self._owners[block] > 0 for block in blocks)
-            self._owners[blocks] += 1
+            for block in blocks:
+                self._owners[block] += 1
 
     def give_back(self, blocks: list[int]) -> None:
         """Take an owner from each block; those without any are free again."""
@@ -75,22 +74,23 @@ class BlockPool:
 
     def num_owners(self, block: int) -> int:
         """How many caches hold a block."""
-        return int(self._owners[block])
+        return self._owners[block]
 
 
 class BlockCache:
-    """One sequence's keys and values, in blocks of a pool; what several caches share is never written."""
+    """One sequence's keys and values, in blocks of a pool; what several caches share is never written.
+
+    Attributes:
+        pool: where the blocks come from.
+        blocks: those in use, in order.
+        length: number of tokens cached (S).
+    """
 
     def __init__(self, pool: BlockPool) -> None:
         self.pool = pool
         self.blocks: list[int] = []
-        self._length = 0
+        self.length = 0
         weakref.finalize(self, _release, pool, self.blocks)
-
-    @property
-    def length(self) -> int:
-        """Number of tokens cached (S)."""
-        return self._length
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from position `length` on.
@@ -98,9 +98,9 @@ class BlockCache:
         Raises:
             ValueError: `length` is negative or more than what is cached.
         """
-        if not 0 <= length <= self._length:
-            raise ValueError(f"A cache of {self._length} tokens cannot be cut to {length}.")
-        self._length = length
+        if not 0 <= length <= self.length:
+            raise ValueError(f"A cache of {self.length} tokens cannot be cut to {length}.")
+        self.length = length
         kept = -(-length // self.pool.block_tokens)
         dropped = self.blocks[kept:]
         del self.blocks[kept:]
@@ -112,13 +112,13 @@ class BlockCache:
         Raises:
             ValueError: `length` is negative or more than what is cached.
         """
-        if not 0 <= length <= self._length:
-            raise ValueError(f"A cache of {self._length} tokens has no beginning of {length}.")
+        if not 0 <= length <= self.length:
+            raise ValueError(f"A cache of {self.length} tokens has no beginning of {length}.")
         twin = BlockCache(self.pool)
         shared = self.blocks[: -(-length // self.pool.block_tokens)]
         self.pool.share(shared)
         twin.blocks += shared
-        twin._length = length
+        twin.length = length
         return twin
 
     def reserve(self, length: int) -> None:
@@ -128,8 +128,8 @@ class BlockCache:
             EngineError: the pool has no free block left; the cache is as it was.
         """
         size = self.pool.block_tokens
-        if self._length % size and length > self._length:
-            last = self._length // size
+        if self.length % size and length > self.length:
+            last = self.length // size
             if self.pool.num_owners(self.blocks[last]) > 1:
                 own = self.pool.take()
                 self.pool.copy_block(self.blocks[last], own)
@@ -146,8 +146,8 @@ class BlockCache:
 
     def advance(self, num_tokens: int) -> None:
         """Count tokens that were written into reserved room."""
-        self._length += num_tokens
-        assert self._length <= len(self.blocks) * self.pool.block_tokens
+        self.length += num_tokens
+        assert self.length <= len(self.blocks) * self.pool.block_tokens
 
     def settle(self, token_ids: Sequence[int]) -> None:
         """Count tokens whose keys and values came from elsewhere into reserved room."""

@@ -1,6 +1,7 @@
 """The model on the CPU by compiled kernels."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -232,10 +233,10 @@ class CpuBackend:
     def _run(self, batch: Sequence[ForwardStep], wanted: Sequence[int], *, is_hidden: bool = False) -> list[_F32]:
         caches = [self._checked_cache(step) for step in batch]
         sizes = [len(step.token_ids) for step in batch]
-        for cache, size in zip(caches, sizes, strict=True):
-            cache.reserve(cache.length + size)
-        x = self._embedding.rows(np.concatenate([np.asarray(step.token_ids) for step in batch]))
         pasts = [cache.length for cache in caches]
+        for cache, past, size in zip(caches, pasts, sizes, strict=True):
+            cache.reserve(past + size)
+        x = self._embedding.rows(np.array(list(itertools.chain.from_iterable(step.token_ids for step in batch))))
         rows = self.forward_rows(np.ascontiguousarray(x, np.float32), caches, pasts, sizes, wanted, is_hidden=is_hidden)
         for cache, size in zip(caches, sizes, strict=True):
             cache.advance(size)
@@ -265,17 +266,20 @@ class CpuBackend:
             For each sequence logits of shape (wanted, V), or hidden states of shape (wanted, D).
         """
         block_tokens = self._blocks.block_tokens
-        used = [c.blocks[: -(-(past + t) // block_tokens)] for c, past, t in zip(caches, pasts, sizes, strict=True)]
+        used: list[int] = []
+        for cache, past, size in zip(caches, pasts, sizes, strict=True):
+            used += cache.blocks[: -(-(past + size) // block_tokens)]
         rows: _F32 = self._model.forward(
             self._pool,
             np.ascontiguousarray(x),
             np.asarray(pasts, np.int32),
             np.asarray(sizes, np.int32),
             np.asarray(wanted, np.int32),
-            np.concatenate([np.asarray(b, np.int32) for b in used]),
+            np.asarray(used, np.int32),
             is_hidden,
         )
-        return np.split(rows, np.cumsum(wanted)[:-1])
+        ends = itertools.accumulate(wanted)
+        return [rows[end - num : end] for end, num in zip(ends, wanted, strict=True)]
 
     def _own(self, cache: object) -> BlockCache:
         if not isinstance(cache, BlockCache) or cache.pool is not self._blocks:

@@ -46,16 +46,14 @@ def check_step(step: ForwardStep, num_cached: int, config: NemotronConfig) -> No
         EngineError: it is empty, a token id is not in the vocabulary, or the sequence would outgrow the context.
     """
     ids = step.token_ids
-    if len(ids) == 0 or not 0 <= step.num_logits <= len(ids):
-        raise EngineError(
-            f"A step has {len(ids)} tokens and wants {step.num_logits} logits; expected at least one token."
-        )
+    size = len(ids)
+    if size == 0 or not 0 <= step.num_logits <= size:
+        raise EngineError(f"A step has {size} tokens and wants {step.num_logits} logits; expected at least one token.")
     if min(ids) < 0 or max(ids) >= config.vocab_size:
         raise EngineError(f"A token id is outside the vocabulary of {config.vocab_size}: {min(ids)} to {max(ids)}.")
-    if num_cached + len(ids) > config.max_position_embeddings:
+    if num_cached + size > config.max_position_embeddings:
         raise EngineError(
-            f"A sequence of {num_cached + len(ids)} tokens does not fit the context of "
-            f"{config.max_position_embeddings}."
+            f"A sequence of {num_cached + size} tokens does not fit the context of {config.max_position_embeddings}."
         )
 
 
