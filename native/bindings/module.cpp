@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <iterator>
 #include <optional>
@@ -163,6 +164,41 @@ int64_t draw_token(const Logits<T>& logits, double highest, double temperature, 
     return draw(find_kernels(name), logits.data(), static_cast<int64_t>(logits.shape(0)), rule, allowed_of(allowed));
 }
 
+// Floats or doubles.
+using AnyLogits = nb::ndarray<nb::ro, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+// Temperature (0: the likeliest), top-k, top-p, min-p, uniform number.
+using Rule = std::tuple<double, int64_t, double, double, double>;
+
+template <class T> std::pair<int64_t, double> draw_row(const Kernels& kernels, const T* logits, int64_t size, const Rule& rule) {
+    Survey found = survey(kernels, logits, size, Allowed{});
+    auto [temperature, top_k, top_p, min_p, uniform] = rule;
+    if (temperature > 0 && std::isfinite(found.highest))
+        found.place = draw(kernels, logits, size, DrawRule{found.highest, temperature, top_k, top_p, min_p, uniform});
+    return {found.place, found.highest};
+}
+
+// For each row the place drawn and the highest logit, as of `survey`; the first of the highest where that is not finite.
+std::vector<std::pair<int64_t, double>> draw_rows(const std::vector<AnyLogits>& rows, const std::vector<Rule>& rules, const std::string& name) {
+    const Kernels& kernels = find_kernels(name);
+    require(rows.size() == rules.size(), "a rule for each row");
+    for (const AnyLogits& row : rows) {
+        require(row.shape(0) > 0, "no logits");
+        require(row.dtype() == nb::dtype<float>() || row.dtype() == nb::dtype<double>(), "logits are floats or doubles");
+    }
+    for (const Rule& rule : rules)
+        require(std::get<0>(rule) >= 0 && std::get<4>(rule) >= 0 && std::get<4>(rule) < 1, "a temperature from 0, and a uniform number from 0 up to 1");
+    nb::gil_scoped_release released;
+    std::vector<std::pair<int64_t, double>> found;
+    found.reserve(rows.size());
+    for (size_t i = 0; i < rows.size(); ++i) {
+        auto size = static_cast<int64_t>(rows[i].shape(0));
+        if (rows[i].dtype() == nb::dtype<float>()) found.push_back(draw_row(kernels, static_cast<const float*>(rows[i].data()), size, rules[i]));
+        else
+            found.push_back(draw_row(kernels, static_cast<const double*>(rows[i].data()), size, rules[i]));
+    }
+    return found;
+}
+
 // wgpu's functions, and one of its devices; the caller has checked that addresses and handles are wgpu's, and keeps
 // them alive. Rows of calls are pipeline, bind group, workgroups in x and y; rows of copies source, start, target, to, bytes.
 class GpuRecorder {
@@ -235,6 +271,7 @@ NB_MODULE(_native, m) {
     m.def("survey", &survey_logits<double>, "logits"_a, "allowed"_a = nb::none(), "kernels"_a = "");
     m.def("draw", &draw_token<double>, "logits"_a, "highest"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "uniform"_a,
           "allowed"_a = nb::none(), "kernels"_a = "");
+    m.def("draw_rows", &draw_rows, "rows"_a, "rules"_a, "kernels"_a = "");
     nb::class_<GpuRecorder>(m, "GpuRecorder")
         .def(nb::init<const std::array<uintptr_t, GpuRecorder::kNumFunctions>&, uintptr_t, uintptr_t>(), "functions"_a, "device"_a, "queue"_a)
         .def("record", &GpuRecorder::record)

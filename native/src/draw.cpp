@@ -7,6 +7,7 @@
 #include <bit>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <vector>
 
 namespace understudy {
@@ -33,6 +34,12 @@ void make_weights(const Kernels& kernels, const double* x, int64_t size, const D
 
 float highest_of(const Kernels& kernels, const float* x, int64_t size) { return kernels.highest(x, size); }
 double highest_of(const Kernels& kernels, const double* x, int64_t size) { return kernels.highest_of_doubles(x, size); }
+
+// The lowest value of a type that reaches a double: to compare with the one is to compare with the other.
+template <class T> T floor_of(double least) {
+    T found = static_cast<T>(least);
+    return static_cast<double>(found) < least ? std::nextafter(found, std::numeric_limits<T>::infinity()) : found;
+}
 
 // Eight sums side by side, so that additions need not wait for each other.
 double sum_of(const double* x, int64_t size) {
@@ -139,12 +146,13 @@ template <class T>
 std::vector<Candidate<T>>& near_nucleus(const T* logits, const std::vector<double>& weights, const DrawRule& rule, double needed) {
     thread_local std::vector<Candidate<T>> found;
     auto size = static_cast<int64_t>(weights.size());
-    double least = rule.highest - kNear * rule.temperature, sum = 0;
+    T least = floor_of<T>(rule.highest - kNear * rule.temperature);
+    double sum = 0;
     int64_t count = 0;
-    for (int64_t i = 0; i < size; ++i) count += static_cast<double>(logits[i]) >= least;
+    for (int64_t i = 0; i < size; ++i) count += logits[i] >= least;
     found.clear();
     if (count > kSorted) return found;
-    for_few(0, size, [&](int64_t i) { return static_cast<double>(logits[i]) >= least; }, [&](int64_t i) {
+    for_few(0, size, [&](int64_t i) { return logits[i] >= least; }, [&](int64_t i) {
         found.push_back({logits[i], static_cast<int32_t>(i), weights[static_cast<size_t>(i)]});
         sum += found.back().weight;
     });
@@ -201,8 +209,8 @@ int64_t pick(const std::vector<double>& weights, double uniform) {
 }
 
 // The same of few candidates, from `least` up.
-template <class T> int64_t pick_of(std::vector<Candidate<T>>& found, double least, double uniform) {
-    std::erase_if(found, [&](const Candidate<T>& c) { return static_cast<double>(c.logit) < least; });
+template <class T> int64_t pick_of(std::vector<Candidate<T>>& found, T least, double uniform) {
+    std::erase_if(found, [&](const Candidate<T>& c) { return c.logit < least; });
     std::sort(found.begin(), found.end(), [](const Candidate<T>& a, const Candidate<T>& b) { return a.place < b.place; });
     double total = 0, sum = 0;
     for (const Candidate<T>& c : found) total += c.weight;
@@ -264,7 +272,7 @@ template <class T> int64_t draw(const Kernels& kernels, const T* logits, int64_t
     thread_local std::vector<double> weights;
     weights.resize(static_cast<size_t>(size));
     make_weights(kernels, logits, size, rule, weights.data());
-    double least = rule.highest + rule.temperature * std::log(rule.min_p);  // -inf for all
+    T least = floor_of<T>(rule.highest + rule.temperature * std::log(rule.min_p));  // -inf for all
     if (rule.top_p < 1) {
         double needed = rule.top_p * sum_of(weights.data(), size);
         std::vector<Candidate<T>>& found = near_nucleus(logits, weights, rule, needed);
@@ -273,7 +281,7 @@ template <class T> int64_t draw(const Kernels& kernels, const T* logits, int64_t
     }
     if (rule.min_p > 0) {
         for (int64_t i = 0; i < size; ++i)
-            weights[static_cast<size_t>(i)] = static_cast<double>(logits[i]) >= least ? weights[static_cast<size_t>(i)] : 0.0;
+            weights[static_cast<size_t>(i)] = logits[i] >= least ? weights[static_cast<size_t>(i)] : 0.0;
     }
     return pick(weights, rule.uniform);
 }

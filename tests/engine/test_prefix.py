@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.engine.prefix import PrefixStore, longest_beginning
+from understudy.engine.prefix import PrefixStore, num_common
 from understudy.testing import ListCache
 
 
@@ -38,7 +38,14 @@ def common(kept: PrefixStore, asked: list[int]) -> int:
 )
 def test_longest_common_beginning(kept: list[int], asked: list[int], expected: int) -> None:
     assert common(store(kept), asked) == expected
-    assert longest_beginning([(kept, filled(kept))], asked)[0] == expected
+    assert num_common(tuple(kept), tuple(asked[:-1])) == expected
+
+
+@given(st.lists(st.integers(0, 1), max_size=100), st.integers(0, 100), st.lists(st.integers(0, 1), max_size=40))
+def test_common_tokens_are_counted_one_by_one(first: list[int], length: int, rest: list[int]) -> None:
+    second = first[:length] + rest
+    expected = next((n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
+    assert num_common(tuple(first), tuple(second)) == (min(len(first), len(second)) if expected is None else expected)
 
 
 def test_the_best_of_several() -> None:
@@ -83,7 +90,8 @@ def test_the_tree_finds_what_a_search_of_all_finds(steps: list[tuple[int, list[i
             kept.put(ids, filled(ids))
         caches = [cache for cache in kept.caches() if isinstance(cache, ListCache)]
         length, cache = kept.longest(ids)
-        assert length == longest_beginning([(c.token_ids, c) for c in caches], ids)[0]
+        shared = [num_common(tuple(c.token_ids), tuple(ids[:-1])) for c in caches]
+        assert length == max(shared, default=0)
         assert (cache is None) == (length == 0)
         if isinstance(cache, ListCache):
             assert cache in caches

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 
 from understudy.kernels.drawing import (
+    DrawRule,
     allowed_places,
     allowed_words,
     draw,
     draw_reference,
+    draw_rows,
     survey,
     survey_reference,
 )
@@ -104,3 +106,42 @@ def test_a_survey_sees_what_is_no_number(kernels: str) -> None:
                 words = allowed_words(np.arange(size) < size // 2)
                 assert np.isnan(native.survey(logits, words, kernels)[1])
                 assert np.isnan(survey_reference(logits, words)[1])
+
+
+@pytest.mark.parametrize("kernels", kernel_names())
+def test_rows_drawn_together_are_rows_drawn_alone(kernels: str) -> None:
+    native = native_module()
+    assert native is not None
+    found = cases(300)
+    rows = [logits for logits, _ in found]
+    rules = [DrawRule(**{**rule, "temperature": rule["temperature"] * (RNG.random() < 0.8)}) for _, rule in found]  # type: ignore[arg-type]
+    for (place, highest), row, rule in zip(native.draw_rows(rows, rules, kernels), rows, rules, strict=True):
+        assert highest == float(row.max())
+        first = int(row.argmax())
+        assert place == (draw_reference(row, highest, **rule._asdict()) if rule.temperature else first)
+
+
+@pytest.mark.parametrize("has_native", [True, False])
+def test_where_nothing_can_be_drawn_the_highest_tells(monkeypatch: pytest.MonkeyPatch, has_native: bool) -> None:
+    if not has_native:
+        monkeypatch.setattr("understudy.kernels.drawing.native_module", lambda: None)
+    rule = DrawRule(0.7, 0, 1.0, 0.0, 0.5)
+    damaged, banned, plain = np.array([1, np.nan], np.float32), np.full(3, -np.inf), np.array([0.0, 30.0])
+    drawn = draw_rows([damaged, banned, plain, plain], [rule, rule, rule, rule._replace(temperature=0.0)])
+    assert np.isnan(drawn[0][1])
+    assert drawn[1:] == [(0, -np.inf), (1, 30.0), (1, 30.0)]
+
+
+def test_rows_and_rules_are_checked() -> None:
+    native = native_module()
+    assert native is not None
+    row, rule = np.zeros(3, np.float32), DrawRule(1.0, 0, 1.0, 0.0, 0.5)
+    for rows, rules, message in (
+        ([row], [], "a rule for each row"),
+        ([row[:0]], [rule], "no logits"),
+        ([row.astype(np.int64)], [rule], "floats or doubles"),
+        ([row], [rule._replace(uniform=1.0)], "uniform number"),
+        ([row], [rule._replace(temperature=-1.0)], "a temperature"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            native.draw_rows(rows, rules)

@@ -31,6 +31,7 @@ class TextAssembler:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._visible = {i: text.encode() for i, text in (visible_specials or {}).items()}
+        self._is_whole = True  # no half character waits
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self.is_stopped = False
@@ -40,7 +41,12 @@ class TextAssembler:
         data = self._visible.get(token_id)
         if data is None:
             data = self._tokenizer.token_bytes(token_id)
-        return self._release(self._decoder.decode(data))
+        if self._is_whole and data.isascii():
+            text = data.decode("ascii")
+        else:
+            text = self._decoder.decode(data)
+            self._is_whole = not self._decoder.getstate()[0]
+        return self._release(text) if self._stop or self._held or self.is_stopped else text
 
     def ignore_stops(self) -> None:
         """From the next token on, stop strings are ordinary text, also one that has begun."""

@@ -21,11 +21,12 @@ from understudy.engine.constraint import Constraint
 from understudy.engine.embedding import mean_hidden_states
 from understudy.engine.generation import Generation
 from understudy.engine.paging import KvPages, Pager
-from understudy.engine.prefix import PrefixStore, longest_beginning
+from understudy.engine.prefix import PrefixStore
 from understudy.engine.quota import Quota
 from understudy.engine.request import Chunk, GenerationRequest
 from understudy.engine.sequence import Sequence
 from understudy.errors import ContextLengthError, EngineError, RequestError
+from understudy.kernels.drawing import draw_rows
 from understudy.tokenizer import Tokenizer
 
 __all__ = ["Engine", "EngineOptions", "EngineStats"]
@@ -355,10 +356,10 @@ class Engine:
         """Whether a running prompt has yet to read a beginning that this one shares: waiting for it saves that work."""
         worth = self._prefixes.longest(request.prompt_ids)[0] + _SHARED_TOKENS
         return any(
-            s.priority >= request.priority
+            s.num_pending > 1
+            and s.priority >= request.priority
             and not s.generation.is_done
             and self._quota.may_draw(s.owner)
-            and s.num_pending > 1
             and s.num_shared(request.prompt_ids) > max(worth, s.cache.length)
             for s in self._running
         )
@@ -379,8 +380,11 @@ class Engine:
 
     def _longest(self, prompt_ids: TokenIds[int]) -> tuple[int, Cache | None]:
         """The cache, past or in use, with the longest beginning of a prompt, and how long that is."""
-        in_use = longest_beginning(((s.cached_token_ids, s.cache) for s in self._running), prompt_ids)
-        return max(self._prefixes.longest(prompt_ids), in_use, key=lambda found: found[0])
+        length, cache = self._prefixes.longest(prompt_ids)
+        for s in self._running:
+            if (common := s.num_cached(tuple(prompt_ids), length)) > length:
+                length, cache = common, s.cache
+        return length, cache
 
     def _start(self, waiting: _Waiting) -> Sequence | None:
         """Give a request its cache; None, and the request failed, where the backend cannot."""
@@ -416,11 +420,14 @@ class Engine:
                 if any(not s.generation.is_done for s in self._running):  # every owner's quota is used up for now
                     self._changed.wait(_QUOTA_WAIT_S)
             return
-        num_unread = sum(sequence.num_unread for sequence, _ in batch)
+        unread = [(sequence, num) for sequence, _ in batch if (num := sequence.num_unread)]
         results = self.backend.forward([step for _, step in batch])
-        self._prefilled_tokens += num_unread - sum(sequence.num_unread for sequence, _ in batch)
-        for (sequence, _), logits in zip(batch, results, strict=True):
-            num_drawn = sequence.accept(logits)
+        self._prefilled_tokens += sum(num - sequence.num_unread for sequence, num in unread)
+        begun = [sequence.begin_draw(logits) for (sequence, _), logits in zip(batch, results, strict=True)]
+        together = [one for one in begun if one is not None]
+        drawn = iter(draw_rows([values for values, _ in together], [rule for _, rule in together]))
+        for (sequence, _), logits, one in zip(batch, results, begun, strict=True):
+            num_drawn = sequence.accept(logits, None if one is None else next(drawn))
             self._generated_tokens += num_drawn
             self._quota.draw(sequence.owner, num_drawn)
 
@@ -464,16 +471,18 @@ class Engine:
         self._num_free_tokens = self.backend.num_free_tokens()
         with self._changed:
             done = [s for s in self._running if s.generation.is_done]
-            self._running = [s for s in self._running if not s.generation.is_done]
+            if done:
+                self._running = [s for s in self._running if s not in done]
         for sequence in done:
-            usage = sequence.generation.usage
-            _log.info(
-                "Prompt of %d tokens: %d were cached, %d read; %d generated.",
-                usage.prompt_tokens,
-                usage.cached_tokens,
-                usage.prompt_tokens - usage.cached_tokens - sequence.num_unread,
-                usage.completion_tokens,
-            )
+            if _log.isEnabledFor(logging.INFO):
+                usage = sequence.generation.usage
+                _log.info(
+                    "Prompt of %d tokens: %d were cached, %d read; %d generated.",
+                    usage.prompt_tokens,
+                    usage.cached_tokens,
+                    usage.prompt_tokens - usage.cached_tokens - sequence.num_unread,
+                    usage.completion_tokens,
+                )
             if sequence.generation.finish_reason is not None:  # a failed sequence's cache is not to be trusted
                 self._prefixes.put(sequence.cached_token_ids, sequence.cache)
 

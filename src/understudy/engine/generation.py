@@ -29,6 +29,7 @@ class Generation:
         began_s: when it was submitted, by `time.monotonic`.
         first_s: when its first token was there; None before.
         done_s: when it ended; None before.
+        is_done: whether no further token will come: ended, cancelled or failed.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Generation:
         self.began_s = time.monotonic()
         self.first_s: float | None = None
         self.done_s: float | None = None
+        self.is_done = False
         self._on_done = on_done
         self.seed = seed
         self.chunk_interval_s = 0.0
@@ -71,11 +73,6 @@ class Generation:
     def finish_reason(self) -> FinishReason | None:
         """Why the text ended; None while it goes on, or if it failed."""
         return self._finish_reason
-
-    @property
-    def is_done(self) -> bool:
-        """Whether no further token will come: ended, cancelled or failed."""
-        return self._finish_reason is not None or self._error is not None
 
     def cancel(self) -> None:
         """End the request now; the model drops it within one step. Nothing happens if it is done already."""
@@ -123,10 +120,11 @@ class Generation:
                 return False
             self._chunks.append(chunk)
             self._finish_reason = chunk.finish_reason
+            self.is_done = chunk.finish_reason is not None
             now = time.monotonic()
             if self.first_s is None and chunk.token_ids:
                 self.first_s = now
-            if chunk.finish_reason or now >= self._taken_s + self.chunk_interval_s:  # else the reader's alarm wakes it
+            if self.is_done or now >= self._taken_s + self.chunk_interval_s:  # else the reader's alarm wakes it
                 self._wake()
         return True
 
@@ -136,6 +134,7 @@ class Generation:
             if self.is_done:
                 return False
             self._error = error
+            self.is_done = True
             self._wake()
         return True
 

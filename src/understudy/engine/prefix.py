@@ -1,11 +1,13 @@
 """Beginnings of sequences that were computed already, so that no persona is read twice."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from understudy.engine.backend import Cache
 
-__all__ = ["PrefixStore", "longest_beginning"]
+__all__ = ["PrefixStore", "num_common"]
+
+_STRETCH = 32  # tokens that are compared together
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,24 +23,7 @@ class _Node:
         self.token_ids = token_ids
         self.children: dict[int, _Node] = {}  # by first token
         self.entries: dict[_Entry, None] = {}  # all below, the latest last
-
-
-def longest_beginning(
-    candidates: Iterable[tuple[Sequence[int], Cache]], token_ids: Sequence[int]
-) -> tuple[int, Cache | None]:
-    """The cache that shares the longest beginning with a prompt, and how long that is.
-
-    At least the last token of the prompt is left to compute, for its logits.
-
-    Args:
-        candidates: token ids (S,) of caches, and the caches.
-        token_ids: (T,) the prompt.
-    """
-    best: tuple[int, Cache | None] = 0, None
-    for cached_ids, cache in candidates:
-        if (common := min(_num_common(cached_ids, token_ids), len(token_ids) - 1)) > best[0]:
-            best = common, cache
-    return best
+        self.last: _Entry | None = None  # the one that ends here
 
 
 class PrefixStore:
@@ -76,10 +61,13 @@ class PrefixStore:
         return list(self._entries)
 
     def longest(self, token_ids: Sequence[int]) -> tuple[int, Cache | None]:
-        """The cache that shares the longest beginning with a prompt, and how long that is, as `longest_beginning`."""
+        """The cache that shares the longest beginning with a prompt, and how long that is.
+
+        At least the last token of the prompt is left to compute, for its logits.
+        """
         prompt, node, length = tuple(token_ids[:-1]), self._root, 0
         while (child := node.children.get(prompt[length]) if length < len(prompt) else None) is not None:
-            common = _num_common(child.token_ids, prompt[length : length + len(child.token_ids)])
+            common = num_common(child.token_ids, prompt[length : length + len(child.token_ids)])
             node, length = child, length + common
             if common < len(child.token_ids):
                 break
@@ -118,18 +106,21 @@ class PrefixStore:
 
     def _insert(self, entry: _Entry) -> list[_Entry]:
         """Add a sequence to the tree; returns those that are a beginning of it, and so can serve nothing more."""
-        node, at, beginnings = self._root, 0, []
+        node, at = self._root, 0
+        beginnings: list[_Entry] = []
         node.entries[entry] = None
         while at < len(entry.token_ids):
             child = node.children.get(entry.token_ids[at])
             if child is None:
                 child = node.children[entry.token_ids[at]] = _Node(entry.token_ids[at:])
-            common = _num_common(child.token_ids, entry.token_ids[at : at + len(child.token_ids)])
+            common = num_common(child.token_ids, entry.token_ids[at : at + len(child.token_ids)])
             if common < len(child.token_ids):
                 child = node.children[entry.token_ids[at]] = _split(child, common)
             node, at = child, at + common
-            beginnings += [e for e in node.entries if len(e.token_ids) == at]
+            if node.last is not None:
+                beginnings.append(node.last)
             node.entries[entry] = None
+        node.last = entry
         return beginnings
 
     def _remove(self, entry: _Entry) -> None:
@@ -142,6 +133,8 @@ class PrefixStore:
             if not child.entries:
                 del node.children[child.token_ids[0]]
             node = child
+        if node.last is entry:
+            node.last = None
         del self._entries[entry.cache]
         self._num_tokens -= len(entry.token_ids)
 
@@ -155,10 +148,12 @@ def _split(node: _Node, length: int) -> _Node:
     return upper
 
 
-def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
-    if first == second:
-        return len(first)
-    for place, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return place
-    return min(len(first), len(second))
+def num_common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
+    """Tokens that two beginnings have in common."""
+    size = min(len(first), len(second))
+    place = 0
+    while place < size and first[place : place + _STRETCH] == second[place : place + _STRETCH]:
+        place += _STRETCH
+    while place < size and first[place] == second[place]:
+        place += 1
+    return min(place, size)

@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from understudy.engine.repetition import RepetitionGuard
 from understudy.errors import EngineError, RequestError
-from understudy.kernels.drawing import allowed_words, draw, survey
+from understudy.kernels.drawing import DrawRule, allowed_words, draw, draw_rows, survey
 
 __all__ = ["Sampler", "SamplingParams", "is_whole"]
 
 _BAN = -100.0
 _SEED_LIMIT = 1 << 64
+_NOTHING_LEFT = "No token is left to choose from; logit_bias bans the whole vocabulary."
 
 _Floats = npt.NDArray[np.floating[Any]]
 
@@ -102,16 +103,17 @@ class Sampler:
     differences between a batch and a single sequence do not change the draw. Probabilities are doubles.
     """
 
-    def __init__(self, params: SamplingParams, *, prompt_ids: Sequence[int] = ()) -> None:
+    def __init__(self, params: SamplingParams, *, prompt_ids: Sequence[int] = (), seed: int | None = None) -> None:
         """Start a sequence.
 
         Args:
-            params: how to draw; without a seed the sequence cannot be repeated.
+            params: how to draw.
             prompt_ids: (T,) ids that the repetition penalty and the guard count beside the output.
+            seed: in place of the parameters' own; with neither the sequence cannot be repeated.
         """
         self._params = params
-        seed = None if params.seed is None else params.seed % _SEED_LIMIT
-        self._random = np.random.Generator(np.random.PCG64(seed))
+        seed = params.seed if seed is None else seed
+        self._random = np.random.Generator(np.random.PCG64(None if seed is None else seed % _SEED_LIMIT))
         self._counts: Counter[int] = Counter()
         self._seen = set(prompt_ids) if params.repetition_penalty != 1 else set()
         self._guard = None
@@ -129,6 +131,13 @@ class Sampler:
             dtype=np.float64,
         )
         self._adjusted: npt.NDArray[np.float64] | None = None
+        self._has_memory = bool(
+            params.repetition_penalty != 1
+            or params.frequency_penalty
+            or params.presence_penalty
+            or params.dry_multiplier
+        )
+        self._is_plain = not (self._has_memory or self._bias_ids.size)
 
     def sample(
         self,
@@ -149,49 +158,79 @@ class Sampler:
         Raises:
             EngineError: a logit is NaN or +inf, or no token is left.
         """
+        if allowed is None:
+            values, rule = self.begin(logits)
+            return self.end(logits, *draw_rows([values], [rule])[0], barred=barred)
         values = self._adjust(logits)
         place, highest, count = survey(values, allowed)
-        if highest == -math.inf and count > 1 and allowed is not None:
+        if highest == -math.inf and count > 1:
             values = logits
             place, highest, count = survey(values, allowed)
-        if not highest < math.inf:
-            raise EngineError("The model gave logits that are not numbers; its file or backend is damaged.")
+        _check_highest(highest)
         if not count:
             raise EngineError("The grammar leaves no token of this model's vocabulary to go on with.")
-        if allowed is None or count > 1:
+        if count > 1:
             if highest == -math.inf:
-                raise EngineError("No token is left to choose from; logit_bias bans the whole vocabulary.")
-            if self._params.temperature:
-                place = self._draw(values, highest, allowed)
-        if allowed is None and place in barred:
-            places = np.ones(values.size, np.bool_)
-            places[[i for i in barred if i < values.size]] = False
+                raise EngineError(_NOTHING_LEFT)
+            rule = self._rule(values.size)
+            if rule.temperature:
+                place = draw(values, highest, **rule._asdict(), allowed=allowed)
+        self.count(place)
+        return place
+
+    def begin(self, logits: npt.NDArray[np.float32]) -> tuple[_Floats, DrawRule]:
+        """What the next token is drawn from where all may be, and how: for `kernels.drawing.draw_rows`.
+
+        Args:
+            logits: (V,); left unchanged.
+
+        Returns:
+            Values (V,), good until the next call, and the rule. `end` must follow.
+        """
+        return self._adjust(logits), self._rule(logits.size)
+
+    def end(self, logits: npt.NDArray[np.float32], place: int, highest: float, *, barred: Collection[int] = ()) -> int:
+        """Take what was drawn after `begin`; the token.
+
+        Args:
+            logits: those that `begin` was given.
+            place: what `draw_rows` gave.
+            highest: what it gave, too.
+            barred: as of `sample`.
+
+        Raises:
+            EngineError: a logit is NaN or +inf, or no token is left.
+        """
+        _check_highest(highest)
+        if highest == -math.inf:
+            raise EngineError(_NOTHING_LEFT)
+        if place in barred:
+            places = np.ones(logits.size, np.bool_)
+            places[[i for i in barred if i < logits.size]] = False
             return self.sample(logits, allowed_words(places))
         self.count(place)
         return place
 
     def count(self, token_id: int) -> None:
         """Remember a token of the output that was not drawn."""
+        if not self._has_memory:
+            return
         self._counts[token_id] += 1
         self._seen.add(token_id)
         if self._guard is not None:
             self._guard.add(token_id)
 
-    def _draw(self, values: _Floats, highest: float, allowed: npt.NDArray[np.uint32] | None) -> int:
+    def _rule(self, size: int) -> DrawRule:
         params = self._params
-        return draw(
-            values,
-            highest,
-            temperature=max(params.temperature, 1e-6),
-            top_k=min(params.top_k, values.size),
-            top_p=params.top_p,
-            min_p=params.min_p,
-            uniform=self._random.random(),
-            allowed=allowed,
-        )
+        if not params.temperature:
+            return DrawRule(0.0, 0, 1.0, 0.0, 0.0)
+        uniform = self._random.random()
+        return DrawRule(max(params.temperature, 1e-6), min(params.top_k, size), params.top_p, params.min_p, uniform)
 
     def _adjust(self, logits: npt.NDArray[np.float32]) -> _Floats:
         """Logits with penalties and bias, in doubles, until the next call; the logits themselves if there are none."""
+        if self._is_plain:
+            return logits
         params = self._params
         is_repeating = params.repetition_penalty != 1 and bool(self._seen)
         is_counting = bool((params.frequency_penalty or params.presence_penalty) and self._counts)
@@ -217,6 +256,11 @@ class Sampler:
         if self._bias_ids.size:
             adjusted[self._bias_ids] += self._bias
         return adjusted
+
+
+def _check_highest(highest: float) -> None:
+    if not highest < math.inf:
+        raise EngineError("The model gave logits that are not numbers; its file or backend is damaged.")
 
 
 def is_whole(value: object) -> bool:

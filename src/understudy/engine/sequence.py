@@ -1,7 +1,7 @@
 """A request while the model works on it; only the model thread touches it."""
 
-import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,11 @@ from understudy.engine.detokenizer import TextAssembler
 from understudy.engine.generation import Generation
 from understudy.engine.logprobs import TokenLogprob, token_logprob
 from understudy.engine.lookup import PromptLookup
-from understudy.engine.prefix import longest_beginning
+from understudy.engine.prefix import num_common
 from understudy.engine.request import Chunk, FinishReason, GenerationRequest
 from understudy.engine.sampling import Sampler
 from understudy.errors import EngineError
-from understudy.kernels.drawing import allowed_places
+from understudy.kernels.drawing import DrawRule, allowed_places
 from understudy.tokenizer import Tokenizer
 
 __all__ = ["Sequence"]
@@ -57,16 +57,16 @@ class Sequence:
         self.cache = cache
         self.request = request
         self._tokens = list(request.prompt_ids)
-        self._max_length = len(request.prompt_ids) + max_tokens
-        self._sampler = Sampler(
-            dataclasses.replace(request.sampling, seed=generation.seed), prompt_ids=request.prompt_ids
-        )
+        self._num_prompt = len(request.prompt_ids)
+        self._max_length = self._num_prompt + max_tokens
+        self._sampler = Sampler(request.sampling, prompt_ids=request.prompt_ids, seed=generation.seed)
         self._assembler = TextAssembler(tokenizer, stop=request.stop, visible_specials=request.visible_specials)
         self._undelivered: list[int] = []
         self._logprobs: list[TokenLogprob] = []  # of the undelivered tokens, if they are asked for
         self._text = ""  # of the undelivered tokens, until their step is done
-        self._lookup = PromptLookup(draft_tokens)
+        self._lookup = PromptLookup(draft_tokens) if draft_tokens else None
         self._draft: list[int] = []
+        self._is_held = constraint is not None
         self._gate = TokenGate(constraint, stop_token_ids=request.stop_token_ids)
         self._num_taken = 0  # since the last step
         self._take_forced()
@@ -79,7 +79,7 @@ class Sequence:
     @property
     def num_unread(self) -> int:
         """Tokens of the prompt that the cache lacks."""
-        return max(0, len(self.request.prompt_ids) - self.cache.length)
+        return max(0, self._num_prompt - self.cache.length)
 
     @property
     def cached_token_ids(self) -> list[int]:
@@ -87,8 +87,15 @@ class Sequence:
         return self._tokens[: self.cache.length]
 
     def num_shared(self, prompt_ids: tuple[int, ...]) -> int:
-        """Tokens that a prompt's beginning has in common with this one's."""
-        return longest_beginning([(self.request.prompt_ids, self.cache)], prompt_ids)[0]
+        """Tokens that a prompt's beginning has in common with this one's; its last one is not counted."""
+        return num_common(self.request.prompt_ids, prompt_ids[:-1])
+
+    def num_cached(self, prompt_ids: tuple[int, ...], floor: int) -> int:
+        """Tokens of a prompt's beginning, its last one left out, that are in the cache; 0 if no more than a floor."""
+        most = min(self.cache.length, len(prompt_ids) - 1)
+        if most <= floor or self._tokens[floor] != prompt_ids[floor]:
+            return 0
+        return num_common(tuple(self._tokens[:most]), prompt_ids[:most])
 
     def expire(self) -> None:
         """End the answer with what it has."""
@@ -97,25 +104,42 @@ class Sequence:
 
     def plan(self, num_tokens: int) -> Step:
         """The next step: at most so many tokens (at least 1), and a draft in decode; logits only to draw from."""
-        pending = self._tokens[self.cache.length : self.cache.length + num_tokens]
-        if len(pending) < self.num_pending or self.request.is_warm_up:
-            return Step(self.cache, pending, num_logits=0)
-        is_decoding = len(self._tokens) > len(self.request.prompt_ids)
-        self._draft = self._propose() if is_decoding else []
-        return Step(self.cache, [*pending, *self._draft], num_logits=1 + len(self._draft))
+        tokens, start = self._tokens, self.cache.length
+        pending = tokens[start : start + num_tokens]
+        if start + len(pending) < len(tokens) or self.request.is_warm_up:
+            return Step(self.cache, pending, 0)
+        if self._lookup is None or len(tokens) == self._num_prompt:
+            return Step(self.cache, pending, 1)
+        self._draft = self._propose(self._lookup)
+        return Step(self.cache, [*pending, *self._draft], 1 + len(self._draft))
 
-    def accept(self, logits: npt.NDArray[np.float32]) -> int:
+    def begin_draw(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.floating[Any]], DrawRule] | None:
+        """What the next token is drawn from, as of `Sampler.begin`, where one draw from all tokens is the whole step.
+
+        None where there are no logits (num_logits, V), a draft or a grammar: `accept` then draws by itself.
+        """
+        if self._is_held or self._draft or not len(logits) or self.generation.is_done:
+            return None
+        return self._sampler.begin(logits[0])
+
+    def accept(self, logits: npt.NDArray[np.float32], drawn: tuple[int, float] | None = None) -> int:
         """Draw tokens from the step's logits (num_logits, V), hand on the text that they complete; tokens taken.
 
         A drafted token counts if it is the one drawn: the next row of logits is then the next token's. What the
         grammar forces is taken with it, and read by the next step like a prompt.
+
+        Args:
+            logits: of the step.
+            drawn: what `kernels.drawing.draw_rows` made of `begin_draw`'s answer, where that was not None.
         """
+        if drawn is not None:
+            return self._accept_drawn(logits[0], *drawn)
         if self.request.is_warm_up and not self.num_unread:
             self.generation.deliver(Chunk("", (), "length"))
         draft, self._draft = self._draft, []
         num_known = len(self._tokens)
         num_rows = self._draw(logits, draft)
-        if draft:
+        if draft and self._lookup is not None:
             num_right = max(0, num_rows - 1)
             self._lookup.learn(len(draft), num_right)
             self.cache.truncate(min(self.cache.length, num_known + num_right))
@@ -124,8 +148,22 @@ class Sequence:
         num_taken, self._num_taken = self._num_taken, 0
         return num_taken
 
-    def _propose(self) -> list[int]:
-        draft = self._lookup.draft(self._tokens, self._max_length - len(self._tokens) - 1)
+    def _accept_drawn(self, logits: npt.NDArray[np.float32], place: int, highest: float) -> int:
+        if self.generation.is_done:
+            return 0
+        try:
+            token_id = self._sampler.end(logits, place, highest, barred=self._barred())
+        except EngineError as error:
+            self.generation.fail(error)
+            return 0
+        self._note_drawn(logits, token_id)
+        self._take(token_id)
+        self._deliver()
+        self._num_taken = 0
+        return 1
+
+    def _propose(self, lookup: PromptLookup) -> list[int]:
+        draft = lookup.draft(self._tokens, self._max_length - len(self._tokens) - 1)
         try:
             return self._gate.cut(draft)
         except EngineError as error:
@@ -155,15 +193,24 @@ class Sequence:
 
     def _sample(self, logits: npt.NDArray[np.float32]) -> int:
         allowed = self._gate.allowed(logits.size)
-        barred = self.request.barred_token_ids
-        if len(self._tokens) - len(self.request.prompt_ids) < self.request.min_tokens:
-            barred |= self.request.stop_token_ids
-        token_id = self._sampler.sample(logits, allowed, barred=barred)
+        token_id = self._sampler.sample(logits, allowed, barred=self._barred())
+        self._note_drawn(logits, token_id, allowed)
+        return token_id
+
+    def _barred(self) -> frozenset[int]:
+        """What free text may not have now."""
+        request = self.request
+        if request.min_tokens and len(self._tokens) - self._num_prompt < request.min_tokens:
+            return request.barred_token_ids | request.stop_token_ids
+        return request.barred_token_ids
+
+    def _note_drawn(
+        self, logits: npt.NDArray[np.float32], token_id: int, allowed: npt.NDArray[np.uint32] | None = None
+    ) -> None:
         num_top = self.request.top_logprobs
         if num_top is not None:
             ids = None if allowed is None else allowed_places(allowed, logits.size)
             self._logprobs.append(token_logprob(logits, token_id, num_top=num_top, allowed=ids))
-        return token_id
 
     def _note_forced(self, token_id: int) -> None:
         if self.request.top_logprobs is not None:
@@ -200,17 +247,19 @@ class Sequence:
 
     def _read(self, token_id: int) -> tuple[str, FinishReason | None]:
         """The text that a token gives, and whether it ends the answer: a grammar's end comes before a limit's."""
+        assembler = self._assembler
         if token_id in self.request.stop_token_ids:
-            return self._assembler.finish(), "stop"
-        self._gate.take(token_id)
-        if self._gate.is_active:
-            self._assembler.ignore_stops()
-        text = self._assembler.push(token_id)
-        if self._gate.is_finished:
-            return text + self._assembler.finish(), "stop"
+            return assembler.finish(), "stop"
+        if self._is_held:
+            self._gate.take(token_id)
+            if self._gate.is_active:
+                assembler.ignore_stops()
+        text = assembler.push(token_id)
+        if self._is_held and self._gate.is_finished:
+            return text + assembler.finish(), "stop"
         is_full = len(self._tokens) >= self._max_length
         if is_full:
-            text += self._assembler.finish()
-        if self._assembler.is_stopped:
+            text += assembler.finish()
+        if assembler.is_stopped:
             return text, "stop"
         return text, "length" if is_full else None

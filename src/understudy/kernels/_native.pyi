@@ -33,6 +33,11 @@ def draw(
     allowed: npt.NDArray[np.uint32] | None = None,
     kernels: str = "",
 ) -> int: ...
+def draw_rows(
+    rows: list[npt.NDArray[np.floating[Any]]],
+    rules: list[tuple[float, int, float, float, float]],
+    kernels: str = "",
+) -> list[tuple[int, float]]: ...
 def measure_limits(num_threads: int, kernels: str, num_bytes: int) -> tuple[float, float]: ...
 
 class ModelShape:

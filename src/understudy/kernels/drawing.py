@@ -1,14 +1,24 @@
 """The draw of one token: in C++ where the kernels are built, by the rule as it is written down where they are not."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from understudy.kernels.native import native_module
 
-__all__ = ["allowed_places", "allowed_words", "draw", "draw_reference", "survey", "survey_reference"]
+__all__ = [
+    "DrawRule",
+    "allowed_places",
+    "allowed_words",
+    "draw",
+    "draw_reference",
+    "draw_rows",
+    "survey",
+    "survey_reference",
+]
 
 _Floats = npt.NDArray[np.floating[Any]]
 _Words = npt.NDArray[np.uint32]
@@ -94,6 +104,38 @@ def draw(
         logits[places], highest, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, uniform=uniform
     )
     return int(places[rank])
+
+
+class DrawRule(NamedTuple):
+    """How a token is drawn from a row of logits: as of `draw`, and at temperature 0 the first of the highest."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    uniform: float
+
+
+def draw_rows(rows: Sequence[_Floats], rules: Sequence[DrawRule]) -> list[tuple[int, float]]:
+    """One token of each row, all together: its place and the row's highest logit, both as of `survey` and `draw`.
+
+    Where the highest is not finite nothing is drawn, and the place is `survey`'s.
+
+    Args:
+        rows: each (V,) floats or doubles, at least one; the interpreter is free while they are read.
+        rules: one a row.
+    """
+    native = native_module()
+    if native is not None:
+        found: list[tuple[int, float]] = native.draw_rows(rows, rules)
+        return found
+    drawn: list[tuple[int, float]] = []
+    for row, rule in zip(rows, rules, strict=True):
+        place, highest, _ = survey_reference(row)
+        if rule.temperature and math.isfinite(highest):
+            place = draw_reference(row, highest, **rule._asdict())
+        drawn.append((place, highest))
+    return drawn
 
 
 def draw_reference(
