@@ -1,6 +1,8 @@
 """Plans, and the proof of what they take in memory, against the backend itself."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ import pytest
 from understudy.errors import RecipeError
 from understudy.kernels.formats import StorageType, quantize
 from understudy.kernels.native import kernel_names
-from understudy.model.checkpoint import LoadedModel
+from understudy.model.checkpoint import LoadedModel, load_model
+from understudy.model.gguf_writer import write_gguf
 from understudy.model.native_backend import CpuBackend
 from understudy.model.published import PUBLISHED_SHAPES
 from understudy.model.weights import Weight
@@ -150,3 +153,14 @@ def test_sizes(text: str, count: int) -> None:
 def test_no_sizes(text: str) -> None:
     with pytest.raises(RecipeError, match="is no size"):
         parse_bytes(text)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux what is in memory")
+def test_a_measured_file_does_not_stay_in_memory(tmp_path: Path) -> None:
+    model = tiny_model(num_hidden_layers=4, hidden_size=256, intermediate_size=4096, head_dim=64)
+    write_gguf(tmp_path / "model.gguf", model.config, model.weights, model.tokenizer.definition, None, file_type="f16")
+    files = load_model(tmp_path / "model.gguf")
+    fit_plan(10**9, files.config, files.weights, {}, context=64)
+    maps = Path("/proc/self/smaps").read_text().split("model.gguf")[1:]
+    resident = sum(int(re.findall(r"Rss: +(\d+) kB", part)[0]) for part in maps)
+    assert resident < 4_000, resident  # kB; the file has some 19,000

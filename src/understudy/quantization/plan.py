@@ -11,6 +11,7 @@ import numpy.typing as npt
 from understudy.errors import RecipeError
 from understudy.kernels.formats import StorageType, dequantize, num_stored_bytes
 from understudy.model.config import NemotronConfig
+from understudy.model.mapped_file import drop_pages
 from understudy.model.tensor_names import expected_shapes
 from understudy.model.weights import Weight
 from understudy.quantization.blocks import ENCODED, encode
@@ -321,6 +322,7 @@ def _noise(weight: Weight, importance: _F32 | None) -> dict[StorageType, float]:
     """Noise in the output of a matrix, relative, for every format of the ladder that fits its rows."""
     rows = np.unique(np.linspace(0, weight.shape[0] - 1, min(weight.shape[0], _PROBED_ROWS)).astype(np.int64))
     x = weight.rows(rows)
+    drop_pages(weight.raw)  # so that a file of any size is measured in the memory of a matrix
     power = np.ones(x.shape[1]) if importance is None else importance.astype(np.float64)
     signal = float((power * x.astype(np.float64) ** 2).sum())
     found = {}
