@@ -10,9 +10,11 @@ from typing import Any
 import tokenizers
 
 from understudy.errors import ModelFileError
+from understudy.tokenizer.recent import RecentTexts
 
 __all__ = ["Tokenizer"]
 
+_RECENT_CHARS = 1 << 18
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -49,6 +51,7 @@ class Tokenizer:
             raise ModelFileError(f"The tokenizer definition cannot be used: {error}.") from error
         self._plain.no_padding()
         self._plain.no_truncation()
+        self._recent = RecentTexts(_RECENT_CHARS)
         self._special_ids = frozenset(self.specials.values())
         self._special_pattern = (
             re.compile("|".join(re.escape(s) for s in sorted(self.specials, key=len, reverse=True)))
@@ -83,6 +86,13 @@ class Tokenizer:
 
         A marker such as `<extra_id_1>` inside the text comes out as its ordinary characters.
         """
+        known = self._recent.get(text)
+        if known is None:
+            known = tuple(self._encode(text))
+            self._recent.put(text, known)
+        return list(known)
+
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         if self._special_ids.isdisjoint(ids):
             return ids
