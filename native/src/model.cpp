@@ -196,22 +196,29 @@ void Model::quantize(const Input& input, int64_t num_rows, int member) {
     }
 }
 
-// This member's panels of y = W x; returns the columns of y that it wrote.
-std::pair<int64_t, int64_t> Model::multiply(const Matrix& matrix, const Input& input, int64_t num_rows, int member, float* y, int64_t stride) {
+// This member's part of y = W x; `done` is told the columns of y as they come. Few rows wait for memory, and each member
+// reads one stretch of it; many take what is next, as a member may be slower than the others for a while.
+template <class Done>
+void Model::multiply(const Matrix& matrix, const Input& input, int64_t num_rows, int member, float* y, int64_t stride, std::atomic<int64_t>& next, Done done) {
     const PackedMatrix& w = matrix.packed;
     uint8_t* scratch = scratch_.data() + member * up_to(kScratchBytes, 64);
-    if (w.is_neuron_major) {
-        auto [from, to] = share(w.tiles(), member);
-        kernels_->matmul_neurons(w, input.quantized, active_.data(), num_rows, from, to, y, stride, scratch);
-        return {from * kTileRows, std::min(to * kTileRows, w.rows)};
+    int64_t parts = w.is_neuron_major ? w.tiles() : w.panels(), part_rows = w.is_neuron_major ? kTileRows : kPanelRows;
+    bool takes_next = !reads_lines(num_rows);
+    int64_t grain = takes_next ? std::clamp<int64_t>(parts / (8 * team_.active()) / 2 * 2, 2, 8) : num_rows > kBunchRows ? 4 : 1;
+    if (w.is_neuron_major) grain = 1;
+    auto work = [&](int64_t begin, int64_t end) {
+        if (begin >= end) return;
+        if (w.is_neuron_major) kernels_->matmul_neurons(w, input.quantized, active_.data(), num_rows, begin, end, y, stride, scratch);
+        else if (is_float(w.kind)) kernels_->matmul_float(w, input.floats, input.size, num_rows, begin, end, y, stride);
+        else kernels_->matmul(w, input.quantized, num_rows, begin, end, y, stride, scratch);
+        done(begin * part_rows, std::min(end * part_rows, w.rows));
+    };
+    int64_t units = (parts + grain - 1) / grain;
+    if (!takes_next) {
+        auto [first, last] = share(units, member);
+        return work(first * grain, std::min(last * grain, parts));
     }
-    int64_t grain = num_rows > 4 ? 4 : 1, panels = w.panels();
-    auto [first, last] = share((panels + grain - 1) / grain, member);
-    int64_t begin = first * grain, end = std::min(last * grain, panels);
-    if (is_float(w.kind)) kernels_->matmul_float(w, input.floats, input.size, num_rows, begin, end, y, stride);
-    else
-        kernels_->matmul(w, input.quantized, num_rows, begin, end, y, stride, scratch);
-    return {begin * kPanelRows, std::min(end * kPanelRows, w.rows)};
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < units;) work(i * grain, std::min((i + 1) * grain, parts));
 }
 
 void Model::norm_rows(const Norm& norm, const float* x, int64_t num_rows, int member, float* y) {
@@ -321,9 +328,10 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
     float *normed = normed_.as<float>(), *qkv = qkv_.as<float>(), *mixed = mixed_.as<float>();
     float *activations = hidden_.as<float>(), *output = output_.as<float>();
     // y = W input, added to the residual stream; a member adds the columns that it made.
-    auto add_to_stream = [&](const Matrix& matrix, const Input& input) {
-        auto [from, to] = multiply(matrix, input, rows, member, output, out_stride);
-        for (int64_t m = 0; m < rows; ++m) kernels_->add(output + m * out_stride + from, to - from, x + m * hidden + from);
+    auto add_to_stream = [&](const Matrix& matrix, const Input& input, Slot slot) {
+        multiply(matrix, input, rows, member, output, out_stride, next_part(slot), [&](int64_t from, int64_t to) {
+            for (int64_t m = 0; m < rows; ++m) kernels_->add(output + m * out_stride + from, to - from, x + m * hidden + from);
+        });
         team_.barrier(member);
     };
     auto enter = [&](const Input& input) {
@@ -336,13 +344,15 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         const Layer& layer = layers_[static_cast<size_t>(i)];
         auto matrix = [&](Slot slot) -> const Matrix& { return layer.matrices[static_cast<size_t>(slot)]; };
         norm_rows(layer.norms[0], x, rows, member, normed);
-        if (member == 0) next_task_.store(0, std::memory_order_relaxed);
+        if (member == 0) {
+            next_task_.store(0, std::memory_order_relaxed);
+            for (auto& next : next_parts_) next.store(0, std::memory_order_relaxed);
+        }
         team_.barrier(member);
         Input input = input_for({&matrix(Slot::Q), &matrix(Slot::K), &matrix(Slot::V)}, normed, hidden, rows, levels_);
         enter(input);
-        multiply(matrix(Slot::Q), input, rows, member, qkv, qkv_stride_);
-        multiply(matrix(Slot::K), input, rows, member, qkv + heads, qkv_stride_);
-        multiply(matrix(Slot::V), input, rows, member, qkv + heads + kv, qkv_stride_);
+        for (auto [slot, at] : {std::pair(Slot::Q, int64_t{0}), {Slot::K, heads}, {Slot::V, heads + kv}})
+            multiply(matrix(slot), input, rows, member, qkv + at, qkv_stride_, next_part(slot), [](int64_t, int64_t) {});
         team_.barrier(member);
         rotate_and_store(member, pool, stretches, i);
         // Behind the last layer's keys and values only those rows go on whose logits are wanted.
@@ -357,19 +367,20 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         team_.barrier(member);
         input = input_for({&matrix(Slot::O)}, mixed, heads, rows, levels_);
         enter(input);
-        add_to_stream(matrix(Slot::O), input);
+        add_to_stream(matrix(Slot::O), input, Slot::O);
 
         norm_rows(layer.norms[1], x, rows, member, normed);
         team_.barrier(member);
         input = input_for({&matrix(Slot::Up)}, normed, hidden, rows, levels_);
         enter(input);
-        auto [from, to] = multiply(matrix(Slot::Up), input, rows, member, activations, mlp_stride);
-        for (int64_t m = 0; m < rows; ++m) kernels_->relu2(activations + m * mlp_stride + from, to - from);
-        if (counts_) count(census_[static_cast<size_t>(i)], activations, from, to, mlp_stride);
+        multiply(matrix(Slot::Up), input, rows, member, activations, mlp_stride, next_part(Slot::Up), [&](int64_t from, int64_t to) {
+            for (int64_t m = 0; m < rows; ++m) kernels_->relu2(activations + m * mlp_stride + from, to - from);
+            if (counts_) count(census_[static_cast<size_t>(i)], activations, from, to, mlp_stride);
+        });
         team_.barrier(member);
         input = input_for({&matrix(Slot::Down)}, activations, mlp_stride, rows, levels_);
         enter(input);
-        add_to_stream(matrix(Slot::Down), input);
+        add_to_stream(matrix(Slot::Down), input, Slot::Down);
     }
     if (!wanted) return;
     float* picked = kind == Output::kHidden ? out : picked_.as<float>();
@@ -385,9 +396,10 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         team_.barrier(member);
     }
     int64_t stride = up_to(shape_.vocab, 16);
-    auto [from, to] = multiply(head_, input, wanted, member, output, stride);
-    for (int64_t j = 0; j < wanted; ++j)
-        std::memcpy(out + j * shape_.vocab + from, output + j * stride + from, static_cast<size_t>(std::max<int64_t>(0, to - from)) * sizeof(float));
+    multiply(head_, input, wanted, member, output, stride, next_parts_[kNumSlots], [&](int64_t from, int64_t to) {
+        for (int64_t j = 0; j < wanted; ++j)
+            std::memcpy(out + j * shape_.vocab + from, output + j * stride + from, static_cast<size_t>(to - from) * sizeof(float));
+    });
 }
 
 }  // namespace understudy

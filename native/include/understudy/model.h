@@ -115,7 +115,9 @@ private:
     Input input_for(std::initializer_list<const Matrix*> matrices, float* floats, int64_t size, int64_t num_rows, Buffer& memory);
     std::pair<int64_t, int64_t> share(int64_t count, int member) const;
     void quantize(const Input& input, int64_t num_rows, int member);
-    std::pair<int64_t, int64_t> multiply(const Matrix& matrix, const Input& input, int64_t num_rows, int member, float* y, int64_t stride);
+    template <class Done>
+    void multiply(const Matrix& matrix, const Input& input, int64_t num_rows, int member, float* y, int64_t stride, std::atomic<int64_t>& next, Done done);
+    std::atomic<int64_t>& next_part(Slot slot) { return next_parts_[static_cast<size_t>(slot)]; }
     void walk(int member, KvPool& pool, std::span<const Stretch> stretches, float* x, float* out, Output kind);
     void add_tasks(std::span<const Stretch> stretches, bool only_wanted, std::vector<Task>& to) const;
     bool leaves_rows() const { return !counts_ && logit_rows_.size() < tokens_.size(); }  // in the last layer
@@ -141,6 +143,7 @@ private:
     std::vector<int64_t> logit_rows_;
     std::vector<Task> tasks_, last_tasks_;  // of the last layer, where few tokens go on
     std::atomic<int64_t> next_task_{0};
+    std::array<std::atomic<int64_t>, kNumSlots + 1> next_parts_{};  // of each matrix of a layer, and the head
     std::vector<ActiveLines> active_;
     bool skips_zeros_ = true, counts_ = false;
     std::vector<Census> census_;
