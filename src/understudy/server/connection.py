@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 __all__ = ["STREAM_HEADERS", "EventStream", "client_gone", "ignored_header", "unless_gone"]
 
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_LAST = "data: [DONE]\n\n"  # no event of ours ends so by chance: inside of JSON no line ends
 _T = TypeVar("_T")
 
 
@@ -27,20 +28,30 @@ async def client_gone(receive: Callable[[], Awaitable[Message]]) -> None:
 
 
 async def unless_gone(work: Awaitable[_T], watch: "asyncio.Task[None]") -> _T:
-    """The work's result; it is stopped when the client leaves.
+    """The work's result; it is cancelled when the client leaves.
 
     Raises:
         ClientDisconnect: the client left.
     """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
-    finally:
+    task = asyncio.current_task()
+    assert task is not None
+    num_cancelled = task.cancelling()
+    is_gone = False
+
+    def leave(_: "asyncio.Task[None]") -> None:
+        nonlocal is_gone
+        is_gone = True
         task.cancel()
-        await asyncio.wait((task,))
+
+    watch.add_done_callback(leave)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if is_gone and task.uncancel() <= num_cancelled:  # else somebody else wants this task to end, too
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watch.remove_done_callback(leave)
 
 
 class EventStream(Response):
@@ -87,7 +98,12 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self._first.encode(), "more_body": True})
-        async for event in self._events:
-            await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+        event: str | None = self._first
+        while event is not None:
+            # The last event ends the response, where it says that it is the last.
+            is_last = event.endswith(_LAST)
+            await send({"type": "http.response.body", "body": event.encode(), "more_body": not is_last})
+            if is_last:
+                return
+            event = await anext(self._events, None)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
