@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from understudy.engine import Generation
+from understudy.server.histogram import Histogram
 from understudy.server.served import ServedModel, Shelf
 
 __all__ = ["Metrics", "add_metrics"]
@@ -22,41 +23,35 @@ _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"
 _REASONS = {"cancelled": "abort", "deadline": "deadline", "length": "length", "stop": "stop", None: "error"}
 
 
-@dataclasses.dataclass(frozen=True)
 class _Histograms:
-    """Of ended requests, under one set of names."""
+    """Of ended requests, under both sets of names."""
 
-    first_token: Histogram
-    per_token: Histogram
-    whole: Histogram
-    prompt: Histogram
-    generation: Histogram
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def make(name: str, what: str, bounds: tuple[float, ...]) -> Histogram:
+            histogram = Histogram((name, f"vllm:{name}"), what, bounds)
+            registry.register(histogram)
+            return histogram
 
-    @classmethod
-    def under(cls, prefix: str, registry: CollectorRegistry) -> "_Histograms":
-        def make(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(prefix + name, what, ["model_name"], registry=registry, buckets=buckets)
-
-        return cls(
-            make("time_to_first_token_seconds", "From arrival to the first token.", _SECONDS),
-            make("time_per_output_token_seconds", "Mean of a request, from its second token on.", _TOKEN_SECONDS),
-            make("e2e_request_latency_seconds", "From arrival to the end.", _SECONDS),
-            make("request_prompt_tokens", "Tokens of a request's prompt.", _TOKENS),
-            make("request_generation_tokens", "Tokens of a request's answer.", _TOKENS),
+        self.first_token = make("time_to_first_token_seconds", "From arrival to the first token.", _SECONDS)
+        self.per_token = make(
+            "time_per_output_token_seconds", "Mean of a request, from its second token on.", _TOKEN_SECONDS
         )
+        self.whole = make("e2e_request_latency_seconds", "From arrival to the end.", _SECONDS)
+        self.prompt = make("request_prompt_tokens", "Tokens of a request's prompt.", _TOKENS)
+        self.generation = make("request_generation_tokens", "Tokens of a request's answer.", _TOKENS)
 
     def observe(self, name: str, generation: Generation) -> None:
         """Count an ended request in."""
         usage, begun = generation.usage, generation.began_s
         if generation.first_s is not None and generation.done_s is not None:
-            self.first_token.labels(name).observe(generation.first_s - begun)
+            self.first_token.observe(name, generation.first_s - begun)
             if usage.completion_tokens > 1:
                 spoken_s = generation.done_s - generation.first_s
-                self.per_token.labels(name).observe(spoken_s / (usage.completion_tokens - 1))
+                self.per_token.observe(name, spoken_s / (usage.completion_tokens - 1))
         if generation.done_s is not None:
-            self.whole.labels(name).observe(generation.done_s - begun)
-        self.prompt.labels(name).observe(usage.prompt_tokens)
-        self.generation.labels(name).observe(usage.completion_tokens)
+            self.whole.observe(name, generation.done_s - begun)
+        self.prompt.observe(name, usage.prompt_tokens)
+        self.generation.observe(name, usage.completion_tokens)
 
 
 class Metrics:
@@ -75,7 +70,7 @@ class Metrics:
         self._shelf = shelf
         self._ended: deque[tuple[str, Generation]] = deque()
         self.registry = CollectorRegistry()
-        self._histograms = [_Histograms.under(prefix, self.registry) for prefix in ("", "vllm:")]
+        self._histograms = _Histograms(self.registry)
         label = ["model_name"]
         self._success = Counter("request_success", "Answers that ended well.", label, registry=self.registry)
         self._failure = Counter("request_failure", "Answers that failed.", label, registry=self.registry)
@@ -112,8 +107,7 @@ class Metrics:
                 self._failure.labels(name).inc()
             for counter in (self._finish, self._vllm):
                 counter.labels(name, reason).inc()
-            for histograms in self._histograms:
-                histograms.observe(name, generation)
+            self._histograms.observe(name, generation)
 
 
 @dataclasses.dataclass(frozen=True)
