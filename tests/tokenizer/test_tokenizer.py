@@ -122,3 +122,22 @@ def test_files(tmp_path: Path) -> None:
             Tokenizer.from_file(path)
     path.write_text(json.dumps(byte_tokenizer().definition))
     assert Tokenizer.from_file(path).encode("hi") == byte_tokenizer().encode("hi")
+
+
+def test_tokens_added_behind_the_models_own() -> None:
+    """Special ones among them never come from text, and do not move the others."""
+    definition = byte_tokenizer().definition
+    first = byte_tokenizer().vocab_size
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    texts = {"red": False, "<begin>": True, "blue": False, "<end>": True}
+    added = [{"id": first + n, "content": t, "special": s, **flags} for n, (t, s) in enumerate(texts.items())]
+    tokenizer = Tokenizer({**definition, "added_tokens": [*definition["added_tokens"], *added]})
+    assert tokenizer.vocab_size == first + 4
+    said = "a red and a blue <begin> <end>"
+    ids = tokenizer.encode(said)
+    assert {first, first + 2} < set(ids)
+    assert not {first + 1, first + 3} & set(ids)
+    assert tokenizer.decode(ids) == said
+    assert tokenizer.encode_batch([said]) == [ids]
+    assert [tokenizer.token_bytes(first + n) for n in range(4)] == [b"red", b"", b"blue", b""]
+    assert tokenizer.special_id("<end>") == first + 3

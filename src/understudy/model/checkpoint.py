@@ -36,7 +36,7 @@ class LoadedModel:
         weights: tensors by Hugging Face's names. Norm weights lack the 1 that LayerNorm1P adds, whatever the file.
         tokenizer: its tokenizer.
         chat_template: the Jinja template that the file brings, if any.
-        metadata: what else the file says of itself: GGUF's keys, or `config.json`.
+        metadata: what else the file says of itself: GGUF's keys but for the tokenizer's, or `config.json`.
         file_bytes: size of the weight files together.
     """
 
@@ -100,7 +100,8 @@ def _load_gguf(path: Path) -> LoadedModel:
         weights=weights,
         tokenizer=tokenizer,
         chat_template=template if isinstance(template, str) else None,
-        metadata=file.metadata,
+        # A large vocabulary's lists take as much memory as the tokenizer that was made of them.
+        metadata={key: value for key, value in file.metadata.items() if not key.startswith("tokenizer.")},
         file_bytes=file.num_bytes,
     )
 

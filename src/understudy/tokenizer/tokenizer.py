@@ -45,10 +45,17 @@ class Tokenizer:
         plain = {**definition, "added_tokens": [t for t in added if str(t["content"]) not in self.specials]}
         self.definition = dict(definition)
         try:
-            self._full = tokenizers.Tokenizer.from_str(json.dumps(definition))
+            full = tokenizers.Tokenizer.from_str(json.dumps(definition))
+            self._vocab_size: int = full.get_vocab_size(with_added_tokens=True)
+            of_added = {text: full.token_to_id(text) for text in (str(t["content"]) for t in added)}
+            del full  # it takes as much memory as the other one
             self._plain = tokenizers.Tokenizer.from_str(json.dumps(plain))
         except Exception as error:  # tokenizers raises bare Exception for every malformed definition
             raise ModelFileError(f"The tokenizer definition cannot be used: {error}.") from error
+        self._added_ids = {text: token_id for text, token_id in of_added.items() if token_id is not None}
+        # Added tokens behind the model's own have their ids by their order, which special ones have a part in.
+        ordinary = ((self._plain.token_to_id(text), i) for text, i in self._added_ids.items())
+        self._moved = {was: i for was, i in ordinary if was is not None and was != i}
         self._plain.no_padding()
         self._plain.no_truncation()
         self._recent = RecentTexts(_RECENT_CHARS)
@@ -79,7 +86,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """Number of ids, special tokens included."""
-        return self._full.get_vocab_size(with_added_tokens=True)
+        return self._vocab_size
 
     def encode(self, text: str) -> list[int]:
         """Turn text of any origin into ids, none of them special.
@@ -93,7 +100,7 @@ class Tokenizer:
         return list(known)
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        ids = self._plain_ids(text)
         if self._special_ids.isdisjoint(ids):
             return ids
         # A vocabulary whose merges can build a marker: break every marker after its first character.
@@ -104,15 +111,21 @@ class Tokenizer:
             pieces += [text[end : match.start() + 1]]
             end = match.start() + 1
         pieces.append(text[end:])
-        ids = [i for piece in pieces if piece for i in self._plain.encode(piece, add_special_tokens=False).ids]
+        ids = [i for piece in pieces if piece for i in self._plain_ids(piece)]
         return [i for i in ids if i not in self._special_ids]
+
+    def _plain_ids(self, text: str) -> list[int]:
+        return self._settled(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def _settled(self, ids: list[int]) -> list[int]:
+        return [self._moved.get(i, i) for i in ids] if self._moved else ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode many texts on all cores; like `encode`, one list of ids a text."""
         encoded = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        found = [self._settled(e.ids) for e in encoded]
         return [
-            list(e.ids) if self._special_ids.isdisjoint(e.ids) else self.encode(t)
-            for e, t in zip(encoded, texts, strict=True)
+            ids if self._special_ids.isdisjoint(ids) else self.encode(t) for ids, t in zip(found, texts, strict=True)
         ]
 
     def special_id(self, marker: str) -> int | None:
@@ -138,7 +151,7 @@ class Tokenizer:
     def _pieces(self) -> list[bytes]:
         size = self.vocab_size
         texts: list[str | None] = [None] * size
-        for text, token_id in self._full.get_vocab(with_added_tokens=True).items():
+        for text, token_id in {**self._plain.get_vocab(with_added_tokens=False), **self._added_ids}.items():
             if token_id < size:
                 texts[token_id] = text
         added = {int(t["id"]) for t in self.definition.get("added_tokens") or []}
