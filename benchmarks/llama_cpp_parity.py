@@ -1,4 +1,4 @@
-"""Compare greedy tokens with llama.cpp on the same GGUF: the embedded model as it is, and in Q4_0 and Q4_K.
+"""Compare greedy tokens with llama.cpp on the same GGUF: the embedded model in 16 bits, and in Q8_0, Q4_0 and Q4_K.
 
 Run: python benchmarks/llama_cpp_parity.py [MODEL.gguf]      (needs llama-cpp-python: pip install 'understudy[bench]')
 
@@ -42,7 +42,7 @@ SYSTEMS = (
     "You are Hettie Marlpit, innkeeper of the Dry Boot in Harrowmere. You are warm, nosy and brisk.",
     "You are Bram Oakley, a beekeeper. You keep fourteen hives and you are afraid of thunder.",
 )
-QUANTIZATIONS = {"Q4_0": 2, "Q4_K": 14}  # llama_ftype numbers: MOSTLY_Q4_0, MOSTLY_Q4_K_S
+QUANTIZATIONS = {"Q8_0": 7, "Q4_0": 2, "Q4_K": 14}  # llama_ftype numbers: MOSTLY_Q8_0, MOSTLY_Q4_0, MOSTLY_Q4_K_S
 
 
 @contextlib.contextmanager
@@ -139,7 +139,7 @@ def quantize(source: Path, target: Path, file_type: int) -> None:
 
 def main() -> None:
     """Print one line a file."""
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else embedded_model_path()
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else embedded_model_path(in_16_bits=True)
     num_prompts = len(SYSTEMS) * len(LINES)
     print(f"llama-cpp-python {llama_cpp.__version__}, {num_prompts} prompts, {NUM_TOKENS} greedy tokens each")
     with tempfile.TemporaryDirectory() as folder:

@@ -341,7 +341,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--teacher", type=Path, default=embedded_model_path())
+    parser.add_argument("--teacher", type=Path, default=embedded_model_path(in_16_bits=True))
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--teacher-tokens", type=int, default=8_000_000, help="what L gets on top")
     parser.add_argument("--arms", default=ARMS)

@@ -80,7 +80,7 @@ __attribute__((constructor)) static void fill(void) {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?", default=embedded_model_path())
+    parser.add_argument("model", type=Path, nargs="?", default=embedded_model_path(in_16_bits=True))
     parser.add_argument("--tools", type=Path, help="folder of llama-imatrix and llama-quantize")
     parser.add_argument("--source", type=Path, help="llama.cpp's source tree, for its encoders alone")
     parser.add_argument("--rows", type=int, default=160, help=f"held-out rows of {LENGTH} tokens")

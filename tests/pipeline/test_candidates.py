@@ -17,7 +17,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def test_shapes_are_near_the_target_and_differ() -> None:
-    parent = load_model(embedded_model_path()).config
+    parent = load_model(embedded_model_path(in_16_bits=True)).config
     shapes = candidate_shapes(parent, PruningRecipe(parameters=7_000_000, candidates=4))
     assert 2 <= len(shapes) <= 4
     assert len(set(shapes)) == len(shapes)
@@ -28,13 +28,13 @@ def test_shapes_are_near_the_target_and_differ() -> None:
 
 
 def test_a_target_out_of_reach_is_refused() -> None:
-    parent = load_model(embedded_model_path()).config
+    parent = load_model(embedded_model_path(in_16_bits=True)).config
     with pytest.raises(RecipeError, match="within 5%"):
         candidate_shapes(parent, PruningRecipe(parameters=900_000_000))
 
 
 def test_a_cut_model_has_the_shape_and_the_teachers_values() -> None:
-    files = load_model(embedded_model_path())
+    files = load_model(embedded_model_path(in_16_bits=True))
     shape = candidate_shapes(files.config, PruningRecipe(parameters=7_000_000, candidates=1))[0]
     batch = torch.arange(64).reshape(2, 32) + 300
     importance = measure_importance(files, [batch])

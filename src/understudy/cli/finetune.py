@@ -50,7 +50,7 @@ def _finetune(recipe: Path, model: Path | None, data: Path, output: Path | None,
     from understudy.training.sharding import join_ranks
     from understudy.training.trainer import Trainer
 
-    files = load_model(model or embedded_model_path())
+    files = load_model(model or embedded_model_path(in_16_bits=True))
     plan = finetuning_recipe(recipe, files)
     run = output or Path(plan.output)
     run.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ class Model:
             ModelFileError: a file is missing, damaged or foreign, or the adapter does not fit.
             EngineError: the backend does not exist or cannot run the model.
         """
-        files = load_model(Path(path) if path else embedded_model_path())
+        files = load_model(Path(path) if path else embedded_model_path(in_16_bits=adapter is not None))
         if adapter is not None:
             files = with_adapter(files, read_adapter(Path(adapter)))
         opened = open_backend(files.config, files.weights, backend, gpu=gpu)

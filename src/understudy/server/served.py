@@ -100,7 +100,7 @@ class ServedModel:
         except OSError as error:
             raise ModelFileError(f"There is no model at {found}; name a GGUF file or a folder.") from error
         if adapter is not None:
-            with_adapter(load_model(path or embedded_model_path()), read_adapter(adapter))
+            with_adapter(load_model(path or embedded_model_path(in_16_bits=True)), read_adapter(adapter))
 
         def load() -> Model:
             return Model.load(path, adapter=adapter, **how)
