@@ -18,6 +18,7 @@
 
 #include "understudy/draw.h"
 #include "understudy/gpu_calls.h"
+#include "understudy/launcher.h"
 #include "understudy/limits.h"
 #include "understudy/model.h"
 
@@ -47,8 +48,9 @@ void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
 }
 
-Result forward(Model& model, KvPool& pool, MutableFloats2 x, const Ints1& past, const Ints1& num_tokens, const Ints1& num_logits,
-               const Ints1& tables, bool is_hidden) {
+// A pass over sequences that have past, new and wanted tokens, and their blocks in one row; all is checked.
+Pass checked_pass(const Model& model, KvPool& pool, const MutableFloats2& x, const Ints1& past, const Ints1& num_tokens, const Ints1& num_logits,
+                  const Ints1& tables) {
     const ModelShape& shape = model.shape();
     size_t count = past.shape(0);
     require(model.is_complete(), "a matrix or norm of the model was not set");
@@ -56,27 +58,76 @@ Result forward(Model& model, KvPool& pool, MutableFloats2 x, const Ints1& past, 
     require(pool.num_layers() == shape.num_layers && pool.block_bytes() == shape.num_kv_heads * pool.head_bytes() &&
                 pool.head_bytes() == head_block_bytes(shape.head_dim, pool.is_8bit()),
             "the cache pool belongs to a model of another shape");
-    std::vector<Stretch> stretches;
-    int64_t rows = 0, at = 0, wanted = 0;
+    Pass pass;
+    pass.pool = &pool;
+    pass.x = x.data();
+    pass.tables.assign(tables.data(), tables.data() + tables.shape(0));
+    int64_t rows = 0, at = 0;
     for (size_t i = 0; i < count; ++i) {
-        Stretch s{past.data()[i], num_tokens.data()[i], num_logits.data()[i], tables.data() + at};
+        Stretch s{past.data()[i], num_tokens.data()[i], num_logits.data()[i], pass.tables.data() + at};
         require(s.past >= 0 && s.num_tokens >= 1 && s.num_logits >= 0 && s.num_logits <= s.num_tokens, "a sequence's step is out of range");
         int64_t blocks = (s.past + s.num_tokens + kBlockTokens - 1) / kBlockTokens;
         require(at + blocks <= static_cast<int64_t>(tables.shape(0)), "a sequence has too few blocks");
         for (int64_t b = 0; b < blocks; ++b) require(s.table[b] >= 0 && s.table[b] < pool.num_blocks(), "a block is outside the pool");
         at += blocks;
         rows += s.num_tokens;
-        wanted += s.num_logits;
-        stretches.push_back(s);
+        pass.stretches.push_back(s);
     }
     require(static_cast<int64_t>(x.shape(0)) == rows && static_cast<int64_t>(x.shape(1)) == shape.hidden, "x is not (tokens, hidden)");
-    Result out = new_array(static_cast<size_t>(wanted), static_cast<size_t>(is_hidden ? shape.hidden : shape.vocab));
+    return pass;
+}
+
+Result new_rows(const Pass& pass, int64_t size) {
+    int64_t wanted = 0;
+    for (const Stretch& s : pass.stretches) wanted += s.num_logits;
+    return new_array(static_cast<size_t>(wanted), static_cast<size_t>(size));
+}
+
+Result forward(Model& model, KvPool& pool, MutableFloats2 x, const Ints1& past, const Ints1& num_tokens, const Ints1& num_logits,
+               const Ints1& tables, bool is_hidden) {
+    Pass pass = checked_pass(model, pool, x, past, num_tokens, num_logits, tables);
+    Result out = new_rows(pass, is_hidden ? model.shape().hidden : model.shape().vocab);
     {
         nb::gil_scoped_release released;
-        model.forward(pool, stretches, x.data(), out.data(), is_hidden ? Model::Output::kHidden : Model::Output::kLogits);
+        model.forward(pool, pass.stretches, pass.x, out.data(), is_hidden ? Model::Output::kHidden : Model::Output::kLogits);
     }
     return out;
 }
+
+// A pass under way; its arrays stay until it ended.
+class Flight {
+public:
+    Flight(Launcher& launcher, KvPool& pool, MutableFloats2 x, const Ints1& past, const Ints1& num_tokens, const Ints1& num_logits,
+           const Ints1& tables)
+        : launcher_(launcher), x_(std::move(x)), pass_(checked_pass(launcher.model(), pool, x_, past, num_tokens, num_logits, tables)),
+          out_(new_rows(pass_, launcher.model().shape().vocab)) {
+        pass_.out = out_.data();
+        launcher_.launch(pass_);
+    }
+    ~Flight() { settle(); }
+    Flight(const Flight&) = delete;
+    Flight& operator=(const Flight&) = delete;
+
+    void settle() {
+        if (is_settled_) return;
+        nb::gil_scoped_release released;
+        launcher_.wait(pass_);
+        is_settled_ = true;
+    }
+
+    Result land() {
+        settle();
+        if (pass_.error) std::rethrow_exception(pass_.error);
+        return out_;
+    }
+
+private:
+    Launcher& launcher_;
+    MutableFloats2 x_;
+    Pass pass_;
+    Result out_;
+    bool is_settled_ = false;
+};
 
 // One product, for tests and benchmarks of the kernels: (M, cols) times the transposed matrix.
 //   is_neuron_major: x >= 0; without skips_zeros all lines are read.
@@ -357,4 +408,14 @@ NB_MODULE(_native, m) {
         .def_prop_ro("weight_bytes", &Model::weight_bytes)
         .def_prop_ro("kernels", &Model::kernels)
         .def_prop_ro("num_threads", &Model::num_threads);
+
+    nb::class_<Flight>(m, "Flight").def("land", &Flight::land).def("settle", &Flight::settle);
+    nb::class_<Launcher>(m, "Launcher")
+        .def(nb::init<Model&>(), "model"_a, nb::keep_alive<1, 2>())
+        .def(
+            "launch",
+            [](Launcher& launcher, KvPool& pool, MutableFloats2 x, const Ints1& past, const Ints1& num_tokens, const Ints1& num_logits,
+               const Ints1& tables) { return new Flight(launcher, pool, std::move(x), past, num_tokens, num_logits, tables); },
+            "pool"_a, "x"_a, "past"_a, "num_tokens"_a, "num_logits"_a, "tables"_a, nb::rv_policy::take_ownership,
+            nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>());
 }

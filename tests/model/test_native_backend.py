@@ -90,6 +90,34 @@ def test_a_batch_gives_each_sequence_the_bits_that_it_gets_alone(backend: CpuBac
         prompts = [[int(row.argmax())] for row in together[:3]] + [IDS[turn : turn + 4]]
 
 
+def test_passes_launched_are_passes_run(backend: CpuBackend) -> None:
+    expected = [logits(backend, [20, 1, 9]), logits(backend, [7, 13, 10])]
+    caches = [backend.new_cache(), backend.new_cache()]
+    parts: list[list[np.ndarray]] = [[], []]
+    for first, second in ((20, 7), (1, 13), (9, 10)):
+        flights = []
+        for cache, cut in zip(caches, (first, second), strict=True):
+            ids = IDS[cache.length : cache.length + cut]
+            flights.append(backend.launch([Step(cache, ids, cut)]))
+        assert [cache.length for cache in caches] == [sum(map(len, part)) for part in parts]  # until they land
+        for part, flight in zip(reversed(parts), reversed(flights), strict=True):  # whoever asks first
+            part.append(flight.land()[0])
+    for part, whole in zip(parts, expected, strict=True):
+        np.testing.assert_array_equal(np.concatenate(part), whole)
+
+
+def test_a_pass_that_nobody_waits_for_ends_before_its_room_is_given_back(backend: CpuBackend) -> None:
+    num_free, expected = backend.num_free_tokens(), logits(backend, [30])
+    for _ in range(20):
+        flight = backend.launch([Step(backend.new_cache(), IDS, 1)])
+        del flight
+        np.testing.assert_array_equal(logits(backend, [30]), expected)
+    backend.launch([Step(backend.new_cache(), IDS, 1)]).settle()
+    assert backend.num_free_tokens() == num_free
+    with pytest.raises(EngineError, match="outside the vocabulary"):
+        backend.launch([Step(backend.new_cache(), [100_000])])
+
+
 def test_a_fork_goes_its_own_way(backend: CpuBackend) -> None:
     trunk = backend.new_cache()
     backend.forward([Step(trunk, IDS[:40])])

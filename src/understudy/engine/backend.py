@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from understudy.model.config import NemotronConfig
 from understudy.model.memory import MemoryFigures
 
-__all__ = ["Backend", "Cache", "MemoryFigures", "Step"]
+__all__ = ["Backend", "Cache", "Flight", "LaunchingBackend", "MemoryFigures", "Step"]
 
 
 class Cache(Protocol):
@@ -85,4 +85,25 @@ class Backend(Protocol):
 
     def memory(self) -> MemoryFigures:
         """Bytes held now."""
+        ...
+
+
+class Flight(Protocol):
+    """A forward pass under way; until it ended nobody may truncate or drop the caches that it writes."""
+
+    def land(self) -> list[npt.NDArray[np.float32]]:
+        """Wait for its end; logits as of `Backend.forward`. Called once."""
+        ...
+
+    def settle(self) -> None:
+        """Wait for its end and let go of what it computed; never raises."""
+        ...
+
+
+@runtime_checkable
+class LaunchingBackend(Backend, Protocol):
+    """A backend that computes while its caller is busy with something else."""
+
+    def launch(self, batch: Sequence[Step]) -> Flight:
+        """Like `forward`, but returns at once; several passes, of different sequences, are computed in their order."""
         ...

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from understudy.engine.backend import Backend, Cache, Step
+from understudy.engine.backend import Backend, Cache
 from understudy.engine.constraint import Constraint
 from understudy.engine.embedding import mean_hidden_states
 from understudy.engine.generation import Generation
@@ -25,15 +25,14 @@ from understudy.engine.prefix import PrefixStore
 from understudy.engine.quota import Quota
 from understudy.engine.request import Chunk, GenerationRequest
 from understudy.engine.sequence import Sequence
+from understudy.engine.stepper import Stepper
 from understudy.errors import ContextLengthError, EngineError, RequestError
-from understudy.kernels.drawing import draw_rows
 from understudy.tokenizer import Tokenizer
 
 __all__ = ["Engine", "EngineOptions", "EngineStats"]
 
 _QUOTA_WAIT_S = 0.005
 _SHARED_TOKENS = 32  # fewer are read again rather than waited for
-_WARM_TOKENS = 32  # of a warm-up in a step that somebody waits for
 
 _log = logging.getLogger(__name__)
 
@@ -49,17 +48,19 @@ class EngineOptions:
         prefix_sequences: caches of past sequences that are kept.
         prefix_bytes: bytes that these take at most, were none shared; the backend's own budget counts what is.
         owner_tokens_per_s: tokens that all requests of one owner may draw a second; None for no limit.
+        overlaps: compute half of the batch while the other half's tokens are drawn, where the backend can; same text.
         use_drafts: let sequences draft by prompt lookup where the backend says that it pays; same text, fewer steps.
 
     Raises:
         ValueError: a limit is too small.
     """
 
-    max_running: int = 16
+    max_running: int = 32
     prefill_tokens: int = 256
     prefix_sequences: int = 64
     prefix_bytes: int = 1 << 30
     use_drafts: bool = True
+    overlaps: bool = True
     owner_tokens_per_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -104,7 +105,8 @@ class Engine:
     """Token ids in, a stream of text and token ids out; safe to call from any thread.
 
     Continuous batching: requests join and leave the running batch at every step. A step takes one token of
-    every sequence in decode, and up to `prefill_tokens` of prompts, the oldest request's first.
+    every sequence in decode, and up to `prefill_tokens` of prompts, the oldest request's first; of several sequences,
+    half take theirs while the other half's tokens are drawn (`engine.stepper`).
 
     Attributes:
         on_done: told of each request that ended, warm-ups left out. It is called from any thread, even by the garbage
@@ -128,12 +130,19 @@ class Engine:
             cache_bytes_per_token=backend.memory().cache_bytes_per_token,
         )
         self._quota = Quota(self.options.owner_tokens_per_s)
+        self._stepper = Stepper(
+            backend,
+            self._prefixes,
+            self._quota,
+            prefill_tokens=self.options.prefill_tokens,
+            may_launch=self.options.overlaps,
+        )
         # Reentrant: the garbage collector may cancel an abandoned request while this thread holds the lock.
         self._changed = threading.Condition(threading.RLock())
         self._waiting: deque[_Waiting] = deque()
         self._running: list[Sequence] = []
         self._is_closed = False
-        self._prompt_tokens = self._cached_tokens = self._prefilled_tokens = self._generated_tokens = 0
+        self._prompt_tokens = self._cached_tokens = 0
         self._errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._pager = Pager(backend, self._prefixes, longest=self._longest, call=self._call)
         self.on_done: Callable[[Generation], Any] | None = None
@@ -269,8 +278,8 @@ class Engine:
                 num_waiting=sum(not w.generation.is_done for w in self._waiting),
                 prompt_tokens=self._prompt_tokens,
                 cached_tokens=self._cached_tokens,
-                prefilled_tokens=self._prefilled_tokens,
-                generated_tokens=self._generated_tokens,
+                prefilled_tokens=self._stepper.prefilled_tokens,
+                generated_tokens=self._stepper.generated_tokens,
                 cache_usage=1 - (self._num_free_tokens or 0) / self._num_cache_tokens
                 if self._num_cache_tokens
                 else None,
@@ -297,11 +306,17 @@ class Engine:
             try:
                 self._step()
             except Exception as error:  # noqa: BLE001
-                with self._changed:  # dropped with their caches: what these hold now, nobody knows
-                    failed, self._running = self._running, []
-                for sequence in failed:
-                    sequence.generation.fail(self._failure(error))
+                self._fail_all(error)
             self._retire()
+        self._stepper.settle()
+
+    def _fail_all(self, error: Exception) -> None:
+        """Drop the running sequences with their caches: what these hold now, nobody knows."""
+        self._stepper.settle()
+        with self._changed:
+            failed, self._running = self._running, []
+        for sequence in failed:
+            sequence.generation.fail(self._failure(error))
 
     def _wait_for_work(self) -> bool:
         """Sleep until there is a request; False once the engine is closed."""
@@ -367,7 +382,7 @@ class Engine:
     def _suspend_warm_ups(self, request: GenerationRequest) -> None:
         """Put warm-ups back in the queue that read what a request needs first, or take its place."""
         weaker = [s for s in self._running if s.request.is_warm_up and s.priority < request.priority]
-        weaker = [s for s in weaker if not s.generation.is_done]
+        weaker = [s for s in weaker if not (s.generation.is_done or s.is_airborne)]
         stopped = [s for s in weaker if s.num_shared(request.prompt_ids) > s.cache.length]
         if not stopped and len(self._running) >= self.options.max_running:
             stopped = sorted(weaker, key=lambda s: s.priority)[:1]
@@ -382,7 +397,8 @@ class Engine:
         """The cache, past or in use, with the longest beginning of a prompt, and how long that is."""
         length, cache = self._prefixes.longest(prompt_ids)
         for s in self._running:
-            if (common := s.num_cached(tuple(prompt_ids), length)) > length:
+            common = s.num_cached(tuple(prompt_ids), length, self.backend.block_tokens)
+            if common > length:
                 length, cache = common, s.cache
         return length, cache
 
@@ -413,64 +429,17 @@ class Engine:
         )
 
     def _step(self) -> None:
-        """One forward pass over the running batch."""
-        batch = self._fit(self._plan())
-        if not batch:
+        """A forward pass over the running batch, or a half of it."""
+        if not self._stepper.step(self._running):
             with self._changed:
                 if any(not s.generation.is_done for s in self._running):  # every owner's quota is used up for now
                     self._changed.wait(_QUOTA_WAIT_S)
-            return
-        unread = [(sequence, num) for sequence, _ in batch if (num := sequence.num_unread)]
-        results = self.backend.forward([step for _, step in batch])
-        self._prefilled_tokens += sum(num - sequence.num_unread for sequence, num in unread)
-        begun = [sequence.begin_draw(logits) for (sequence, _), logits in zip(batch, results, strict=True)]
-        together = [one for one in begun if one is not None]
-        drawn = iter(draw_rows([values for values, _ in together], [rule for _, rule in together]))
-        for (sequence, _), logits, one in zip(batch, results, begun, strict=True):
-            num_drawn = sequence.accept(logits, None if one is None else next(drawn))
-            self._generated_tokens += num_drawn
-            self._quota.draw(sequence.owner, num_drawn)
-
-    def _plan(self) -> list[tuple[Sequence, Step]]:
-        """Each decoding sequence's token, and prompt tokens up to the limit."""
-        budget = self.options.prefill_tokens
-        batch: list[tuple[Sequence, Step]] = []
-        now = time.monotonic()
-        is_speaking = any(not s.request.is_warm_up and not s.generation.is_done for s in self._running)
-        for sequence in sorted(self._running, key=lambda s: -s.priority):
-            if now >= sequence.deadline:
-                sequence.expire()
-            if sequence.generation.is_done or not self._quota.may_draw(sequence.owner):
-                continue
-            if sequence.num_pending == 1:
-                batch.append((sequence, sequence.plan(1)))
-            elif budget:
-                is_yielding = is_speaking and sequence.request.is_warm_up
-                step = sequence.plan(min(budget, _WARM_TOKENS) if is_yielding else budget)
-                budget -= len(step.token_ids)
-                batch.append((sequence, step))
-        return batch
-
-    def _fit(self, batch: list[tuple[Sequence, Step]]) -> list[tuple[Sequence, Step]]:
-        """Make room in the backend's caches: past sequences go first, then the newest requests fail."""
-        while batch and (free := self.backend.num_free_tokens()) is not None:
-            if sum(len(step.token_ids) + self.backend.block_tokens for _, step in batch) <= free:
-                break
-            if not self._prefixes.drop_oldest():
-                newest, _ = batch.pop()
-                newest.generation.fail(
-                    EngineError(
-                        "The KV cache's memory is all in use by other requests; send the request again when they are "
-                        "done, or give the cache more memory."
-                    )
-                )
-        return batch
 
     def _retire(self) -> None:
         """Take done sequences out of the batch and keep their caches for the conversation's next turn."""
         self._num_free_tokens = self.backend.num_free_tokens()
         with self._changed:
-            done = [s for s in self._running if s.generation.is_done]
+            done = [s for s in self._running if s.generation.is_done and not s.is_airborne]
             if done:
                 self._running = [s for s in self._running if s not in done]
         for sequence in done:

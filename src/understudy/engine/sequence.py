@@ -26,6 +26,10 @@ class Sequence:
     """Tokens, cache, sampler and text of one running request.
 
     The cache lags behind the tokens: by the rest of the prompt in prefill, by one token in decode.
+
+    Attributes:
+        is_airborne: a forward pass is under way that writes its cache.
+        last_step: number of the step that it took last; 0 for none.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Sequence:
             deadline: when the answer ends with what it has, by `time.monotonic`.
         """
         self.generation = generation
+        self.is_airborne, self.last_step = False, 0
         self.priority, self.owner, self.deadline = request.priority, request.owner, deadline
         self.cache = cache
         self.request = request
@@ -90,9 +95,14 @@ class Sequence:
         """Tokens that a prompt's beginning has in common with this one's; its last one is not counted."""
         return num_common(self.request.prompt_ids, prompt_ids[:-1])
 
-    def num_cached(self, prompt_ids: tuple[int, ...], floor: int) -> int:
-        """Tokens of a prompt's beginning, its last one left out, that are in the cache; 0 if no more than a floor."""
+    def num_cached(self, prompt_ids: tuple[int, ...], floor: int, block_tokens: int) -> int:
+        """Tokens of a prompt's beginning, its last one left out, that are in the cache; 0 if no more than a floor.
+
+        While a pass writes the cache, its last block is left alone.
+        """
         most = min(self.cache.length, len(prompt_ids) - 1)
+        if self.is_airborne:
+            most = min(most, self.cache.length - self.cache.length % block_tokens)
         if most <= floor or self._tokens[floor] != prompt_ids[floor]:
             return 0
         return num_common(tuple(self._tokens[:most]), prompt_ids[:most])

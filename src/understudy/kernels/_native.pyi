@@ -95,6 +95,22 @@ class Model:
     @property
     def num_threads(self) -> int: ...
 
+class Flight:
+    def land(self) -> npt.NDArray[np.float32]: ...
+    def settle(self) -> None: ...
+
+class Launcher:
+    def __init__(self, model: Model) -> None: ...
+    def launch(
+        self,
+        pool: KvPool,
+        x: npt.NDArray[np.float32],
+        past: npt.NDArray[np.int32],
+        num_tokens: npt.NDArray[np.int32],
+        num_logits: npt.NDArray[np.int32],
+        tables: npt.NDArray[np.int32],
+    ) -> Flight: ...
+
 class GpuRecorder:
     def __init__(self, functions: tuple[int, ...], device: int, queue: int) -> None: ...
     def record(

@@ -18,7 +18,7 @@ from understudy.model.memory import MemoryFigures
 from understudy.model.transformer import ForwardStep, check_step
 from understudy.model.weights import Weight
 
-__all__ = ["CpuBackend", "why_not_native"]
+__all__ = ["CpuBackend", "CpuFlight", "why_not_native"]
 
 _F32 = npt.NDArray[np.float32]
 _SLOTS = (
@@ -118,6 +118,7 @@ class CpuBackend:
         self._block_bytes: int = one
         self._blocks = BlockPool(num_blocks, native.BLOCK_TOKENS, self._pool.copy_block)
         self.kv_bits = kv_bits
+        self._launcher: Any = None
 
     @property
     def name(self) -> str:
@@ -230,17 +231,36 @@ class CpuBackend:
         """
         return self._run(batch, [len(step.token_ids) for step in batch], is_hidden=True)
 
+    def launch(self, batch: Sequence[ForwardStep]) -> "CpuFlight":
+        """Begin a step; `land` waits for its end. Steps of other sequences may be launched before that.
+
+        Raises:
+            EngineError: as of `forward`.
+        """
+        if self._launcher is None:
+            native: Any = native_module()
+            self._launcher = native.Launcher(self._model)
+        caches, sizes, pasts, x = self._prepare(batch)
+        wanted = [step.num_logits for step in batch]
+        flight = self._launcher.launch(self._pool, x, *self._arrays(caches, pasts, sizes, wanted))
+        return CpuFlight(flight, caches, sizes, wanted)
+
     def _run(self, batch: Sequence[ForwardStep], wanted: Sequence[int], *, is_hidden: bool = False) -> list[_F32]:
+        caches, sizes, pasts, x = self._prepare(batch)
+        rows = self.forward_rows(x, caches, pasts, sizes, wanted, is_hidden=is_hidden)
+        for cache, size in zip(caches, sizes, strict=True):
+            cache.advance(size)
+        return rows
+
+    def _prepare(self, batch: Sequence[ForwardStep]) -> tuple[list[BlockCache], list[int], list[int], _F32]:
+        """Check a batch and make room; caches, new tokens and past ones of each sequence, rows of the input table."""
         caches = [self._checked_cache(step) for step in batch]
         sizes = [len(step.token_ids) for step in batch]
         pasts = [cache.length for cache in caches]
         for cache, past, size in zip(caches, pasts, sizes, strict=True):
             cache.reserve(past + size)
         x = self._embedding.rows(np.array(list(itertools.chain.from_iterable(step.token_ids for step in batch))))
-        rows = self.forward_rows(np.ascontiguousarray(x, np.float32), caches, pasts, sizes, wanted, is_hidden=is_hidden)
-        for cache, size in zip(caches, sizes, strict=True):
-            cache.advance(size)
-        return rows
+        return caches, sizes, pasts, np.ascontiguousarray(x, np.float32)
 
     def forward_rows(
         self,
@@ -265,21 +285,19 @@ class CpuBackend:
         Returns:
             For each sequence logits of shape (wanted, V), or hidden states of shape (wanted, D).
         """
+        arrays = self._arrays(caches, pasts, sizes, wanted)
+        rows: _F32 = self._model.forward(self._pool, np.ascontiguousarray(x), *arrays, is_hidden)
+        return _split(rows, wanted)
+
+    def _arrays(
+        self, caches: Sequence[BlockCache], pasts: Sequence[int], sizes: Sequence[int], wanted: Sequence[int]
+    ) -> tuple[npt.NDArray[np.int32], ...]:
+        """What the kernels are told of a batch."""
         block_tokens = self._blocks.block_tokens
         used: list[int] = []
         for cache, past, size in zip(caches, pasts, sizes, strict=True):
             used += cache.blocks[: -(-(past + size) // block_tokens)]
-        rows: _F32 = self._model.forward(
-            self._pool,
-            np.ascontiguousarray(x),
-            np.asarray(pasts, np.int32),
-            np.asarray(sizes, np.int32),
-            np.asarray(wanted, np.int32),
-            np.asarray(used, np.int32),
-            is_hidden,
-        )
-        ends = itertools.accumulate(wanted)
-        return [rows[end - num : end] for end, num in zip(ends, wanted, strict=True)]
+        return tuple(np.asarray(numbers, np.int32) for numbers in (pasts, sizes, wanted, used))
 
     def _own(self, cache: object) -> BlockCache:
         if not isinstance(cache, BlockCache) or cache.pool is not self._blocks:
@@ -314,6 +332,29 @@ class CpuBackend:
             mapped_bytes=self._embedding.num_bytes,
             cache_bytes_per_token=self._block_bytes // self._blocks.block_tokens,
         )
+
+
+class CpuFlight:
+    """A step under way."""
+
+    def __init__(self, flight: Any, caches: Sequence[BlockCache], sizes: Sequence[int], wanted: Sequence[int]) -> None:
+        self._flight, self._caches, self._sizes, self._wanted = flight, caches, sizes, wanted
+
+    def land(self) -> list[_F32]:
+        """Wait for its end, and count the tokens as cached; for each sequence logits of shape (num_logits, V)."""
+        rows: _F32 = self._flight.land()
+        for cache, size in zip(self._caches, self._sizes, strict=True):
+            cache.advance(size)
+        return _split(rows, self._wanted)
+
+    def settle(self) -> None:
+        """Wait for its end."""
+        self._flight.settle()
+
+
+def _split(rows: _F32, wanted: Sequence[int]) -> list[_F32]:
+    ends = itertools.accumulate(wanted)
+    return [rows[end - num : end] for end, num in zip(ends, wanted, strict=True)]
 
 
 def _num_cores() -> int:
