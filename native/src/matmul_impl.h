@@ -158,9 +158,7 @@ template <class Format, int R>
 void tile(const Unpacked& u, int64_t inputs, const QuantizedRows& x, int64_t first, int64_t input, float* y, int64_t y_stride) {
     constexpr int P = kTilePanels;
     constexpr int64_t quads = Format::group / 4;
-    alignas(64) float acc[R][P][16];  // apart from y, whose rows would fight over a few sets of the cache
-    for (int r = 0; r < R; ++r)
-        for (int z = 0; z < P; ++z) f_store(acc[r][z], input ? f_load(y + r * y_stride + 16 * z) : f_set(0));
+    alignas(64) float acc[R][P][16];  // between the first 256 and the last, as y's rows would fight over a few sets of the cache
     for (int64_t at = 0; at < inputs; at += 256) {
         Levels256<Format> row[R];
         F16v part[R][P];
@@ -192,16 +190,35 @@ void tile(const Unpacked& u, int64_t inputs, const QuantizedRows& x, int64_t fir
             }
         }
         for (int r = 0; r < R; ++r)
-            for (int z = 0; z < P; ++z) f_store(acc[r][z], f_fma(part[r][z], f_set(row[r].scale), f_load(acc[r][z])));
+            for (int z = 0; z < P; ++z) {
+                float* to = y + r * y_stride + 16 * z;
+                F16v before = at ? f_load(acc[r][z]) : input ? f_load(to) : f_set(0);
+                f_store(at + 256 < inputs ? acc[r][z] : to, f_fma(part[r][z], f_set(row[r].scale), before));
+            }
     }
-    for (int r = 0; r < R; ++r)
-        for (int z = 0; z < P; ++z) f_store(y + r * y_stride + 16 * z, f_load(acc[r][z]));
+}
+
+// The packed weights that are unpacked next, kTilePanels stretches of them: the last tiles before ask for them.
+struct Ahead {
+    const uint8_t* at;
+    int64_t step, bytes;
+};
+constexpr int64_t kAheadTiles = 8;
+
+inline void ask_for(const Ahead& ahead, int64_t tile, int64_t num_tiles) {
+    int64_t lasts = std::min(kAheadTiles, num_tiles), part = (ahead.bytes + lasts - 1) / lasts, begin = (tile - (num_tiles - lasts)) * part;
+    if (begin < 0) return;
+    for (int64_t i = begin; i < std::min(begin + part, ahead.bytes); i += 64)
+        for (int64_t z = 0; z < kTilePanels; ++z) __builtin_prefetch(ahead.at + z * ahead.step + i, 0, 2);
 }
 
 template <class Format>
-void all_tiles(const Unpacked& u, int64_t inputs, const QuantizedRows& x, int64_t num_rows, int64_t input, float* y, int64_t y_stride) {
+void all_tiles(const Unpacked& u, int64_t inputs, const QuantizedRows& x, int64_t num_rows, int64_t input, float* y, int64_t y_stride, const Ahead& ahead) {
     int64_t m = 0;
-    for (; m + kTileTokens <= num_rows; m += kTileTokens) tile<Format, kTileTokens>(u, inputs, x, m, input, y + m * y_stride, y_stride);
+    for (; m + kTileTokens <= num_rows; m += kTileTokens) {
+        ask_for(ahead, m / kTileTokens, num_rows / kTileTokens);
+        tile<Format, kTileTokens>(u, inputs, x, m, input, y + m * y_stride, y_stride);
+    }
     unrolled(std::make_integer_sequence<int, kTileTokens>{}, [&](auto rest) {
         if constexpr (rest > 0)
             if (num_rows - m == rest) tile<Format, rest>(u, inputs, x, m, input, y + m * y_stride, y_stride);
@@ -216,8 +233,12 @@ void many_rows(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, 
     for (; p + kTilePanels <= end; p += kTilePanels)
         for (int64_t b = 0; b < w.blocks; b += step) {
             int64_t count = std::min(step, w.blocks - b);
-            unpack<Format>(w.data + p * panel_bytes + b * Format::bytes, panel_bytes, count, u);
-            all_tiles<Format>(u, count * Format::inputs, x, num_rows, b * Format::inputs, y + p * kPanelRows, y_stride);
+            const uint8_t* here = w.data + p * panel_bytes + b * Format::bytes;
+            unpack<Format>(here, panel_bytes, count, u);
+            int64_t rest = w.blocks - b - count;  // of these panels; behind them come the next ones
+            Ahead ahead{here + count * Format::bytes + (rest ? 0 : (kTilePanels - 1) * panel_bytes), panel_bytes,
+                        std::min(step, rest ? rest : w.blocks) * Format::bytes};
+            all_tiles<Format>(u, count * Format::inputs, x, num_rows, b * Format::inputs, y + p * kPanelRows, y_stride, ahead);
         }
     if (p < end) few_rows<Format>(w, x, num_rows, p, end, y, y_stride);
 }

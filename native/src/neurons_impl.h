@@ -187,9 +187,13 @@ void half_tile(const PackedMatrix& w, const QuantizedRows& x, int64_t num_rows, 
     int64_t block_bytes = line_block_bytes(w.kind);
     for (int64_t b = 0; b < w.blocks; b += step) {
         int64_t count = std::min(step, w.blocks - b);
-        unpack_lines<Format, Half>(w.data + tile * w.tile_bytes() + b * block_bytes, block_bytes, count, sets);
+        const uint8_t* here = w.data + tile * w.tile_bytes() + b * block_bytes;
+        unpack_lines<Format, Half>(here, block_bytes, count, sets);
+        int64_t rest = w.blocks - b - count, next = std::min(step, rest ? rest : w.blocks) * block_bytes / kTilePanels;
+        const uint8_t* behind = here + count * block_bytes - (rest || Half ? 0 : w.tile_bytes());  // the second half lies in the same lines
         for (int64_t s = 0; s < num_sets; ++s)
-            all_tiles<Format>(sets[s], 256 * count, x, num_rows, 256 * b, y + tile * kTileRows + 64 * Half + 16 * kTilePanels * s, y_stride);
+            all_tiles<Format>(sets[s], 256 * count, x, num_rows, 256 * b, y + tile * kTileRows + 64 * Half + 16 * kTilePanels * s, y_stride,
+                              {behind, next, s + 1 < num_sets ? 0 : next});
     }
 }
 
