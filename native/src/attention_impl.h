@@ -293,9 +293,11 @@ void store_8bit(const float* key, const float* value, int64_t head_dim, int64_t 
 void store_16bit(const float* key, const float* value, int64_t head_dim, int64_t token, uint8_t* block) {
     uint16_t* keys = reinterpret_cast<uint16_t*>(block);
     uint16_t* values = keys + kBlockTokens * head_dim;
-    for (int64_t i = 0; i < head_dim; ++i) {
-        keys[kBlockTokens * i + token] = float_to_half(key[i]);
-        values[head_dim * token + i] = float_to_half(value[i]);
+    for (int64_t i = 0; i < head_dim; i += 16) {
+        uint16_t sixteen[16];
+        f_store_half(sixteen, f_load(key + i));
+        for (int64_t k = 0; k < 16; ++k) keys[kBlockTokens * (i + k) + token] = sixteen[k];
+        f_store_half(values + head_dim * token + i, f_load(value + i));
     }
 }
 

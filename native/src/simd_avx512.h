@@ -18,6 +18,9 @@ inline F16v f_set(float x) { return {_mm512_set1_ps(x)}; }
 inline F16v f_load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void f_store(float* p, F16v x) { _mm512_storeu_ps(p, x.v); }
 inline F16v f_half(const uint8_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+inline void f_store_half(uint16_t* p, F16v x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline F16v f_bf16(const uint8_t* p) {
     __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))};

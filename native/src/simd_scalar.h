@@ -6,6 +6,7 @@
 
 namespace understudy {
 float half_to_float(uint16_t bits);
+uint16_t float_to_half(float value);
 namespace {
 
 struct F16v { float v[16]; };
@@ -20,6 +21,7 @@ inline F16v f_set(float x) { F16v r; LANES r.v[i] = x; return r; }
 inline F16v f_load(const float* p) { F16v r; std::memcpy(r.v, p, 64); return r; }
 inline void f_store(float* p, F16v a) { std::memcpy(p, a.v, 64); }
 inline F16v f_half(const uint8_t* p) { F16v r; LANES { uint16_t h; std::memcpy(&h, p + 2 * i, 2); r.v[i] = half_to_float(h); } return r; }
+inline void f_store_half(uint16_t* p, F16v x) { LANES p[i] = float_to_half(x.v[i]); }
 inline F16v f_bf16(const uint8_t* p) { F16v r; LANES { uint16_t h; std::memcpy(&h, p + 2 * i, 2); uint32_t w = uint32_t(h) << 16; std::memcpy(&r.v[i], &w, 4); } return r; }
 inline F16v f_mul(F16v a, F16v b) { LANES a.v[i] *= b.v[i]; return a; }
 inline F16v f_add(F16v a, F16v b) { LANES a.v[i] += b.v[i]; return a; }
