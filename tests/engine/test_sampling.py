@@ -60,6 +60,23 @@ def test_a_banned_token_stays_banned_at_any_logit() -> None:
     assert draw(1, temperature=0, logits=logits, logit_bias={1: -100}) == [0]
 
 
+@pytest.mark.parametrize("how", [{}, {"top_p": 0.9}, {"top_k": 40, "min_p": 0.01}, {"temperature": 0.0}])
+def test_bans_alone_leave_the_draw_of_the_others_as_it_is(how: dict[str, float]) -> None:
+    rng = np.random.default_rng(3)
+    bans = {int(i): -100.0 for i in rng.integers(0, 2000, 30)}
+    free = next(i for i in range(2000) if i not in bans)
+    for seed in range(20):
+        logits = np.round(rng.standard_normal(2000) * 3, 2).astype(np.float32)
+        banned = Sampler(SamplingParams(seed=seed, logit_bias=bans, **how))  # type: ignore[arg-type]
+        biased = Sampler(SamplingParams(seed=seed, logit_bias={**bans, free: 0.0}, **how))  # type: ignore[arg-type]
+        drawn = [banned.sample(logits) for _ in range(5)]
+        assert drawn == [biased.sample(logits) for _ in range(5)]
+        assert not bans.keys() & set(drawn)
+    logits[next(iter(bans))] = np.nan
+    with pytest.raises(EngineError, match="not numbers"):
+        banned.sample(logits)
+
+
 def test_repetition_penalty_counts_prompt_and_output() -> None:
     sampler = Sampler(SamplingParams(temperature=0, repetition_penalty=2.0), prompt_ids=[2])
     logits = np.array([1.0, 3.0, 5.0, -1.0], np.float32)

@@ -131,6 +131,7 @@ class Sampler:
             dtype=np.float64,
         )
         self._adjusted: npt.NDArray[np.float64] | None = None
+        self._left: npt.NDArray[np.float32] | None = None  # logits without the banned ones
         self._has_memory = bool(
             params.repetition_penalty != 1
             or params.frequency_penalty
@@ -138,6 +139,7 @@ class Sampler:
             or params.dry_multiplier
         )
         self._is_plain = not (self._has_memory or self._bias_ids.size)
+        self._only_bans = not self._has_memory and bool(np.all(self._bias == -math.inf))
 
     def sample(
         self,
@@ -228,9 +230,18 @@ class Sampler:
         return DrawRule(max(params.temperature, 1e-6), min(params.top_k, size), params.top_p, params.min_p, uniform)
 
     def _adjust(self, logits: npt.NDArray[np.float32]) -> _Floats:
-        """Logits with penalties and bias, in doubles, until the next call; the logits themselves if there are none."""
+        """Logits with penalties and bias, in doubles, until the next call; the logits themselves if there are none.
+
+        Where tokens are only banned, floats do.
+        """
         if self._is_plain:
             return logits
+        if self._only_bans:
+            if self._left is None:
+                self._left = np.empty(logits.shape, np.float32)
+            self._left[:] = logits
+            self._left[self._bias_ids] += np.float32(-math.inf)  # a logit that is no number stays none
+            return self._left
         params = self._params
         is_repeating = params.repetition_penalty != 1 and bool(self._seen)
         is_counting = bool((params.frequency_penalty or params.presence_penalty) and self._counts)
