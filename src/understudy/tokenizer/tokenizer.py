@@ -43,9 +43,10 @@ class Tokenizer:
         }
         self.specials.update(specials or {})
         plain = {**definition, "added_tokens": [t for t in added if str(t["content"]) not in self.specials]}
-        self.definition = dict(definition)
         try:
-            full = tokenizers.Tokenizer.from_str(json.dumps(definition))
+            self._text = json.dumps(definition)
+            self._is_byte_level = '"ByteLevel"' in json.dumps(definition.get("decoder"))
+            full = tokenizers.Tokenizer.from_str(self._text)
             self._vocab_size: int = full.get_vocab_size(with_added_tokens=True)
             of_added = {text: full.token_to_id(text) for text in (str(t["content"]) for t in added)}
             del full  # it takes as much memory as the other one
@@ -82,6 +83,12 @@ class Tokenizer:
         if not isinstance(definition, dict) or "model" not in definition:
             raise ModelFileError(f"{path} is not a tokenizer.json: it has no 'model'.")
         return cls(definition)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The content of a `tokenizer.json`, parsed at each look: it takes four times the text's memory."""
+        content: dict[str, Any] = json.loads(self._text)
+        return content
 
     @property
     def vocab_size(self) -> int:
@@ -159,10 +166,6 @@ class Tokenizer:
         return [
             b"" if text is None else (text.encode() if i in added else to_bytes(text)) for i, text in enumerate(texts)
         ]
-
-    @property
-    def _is_byte_level(self) -> bool:
-        return '"ByteLevel"' in json.dumps(self.definition.get("decoder"))
 
 
 def _are_added_tokens(added: Any) -> bool:
