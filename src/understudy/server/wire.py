@@ -21,6 +21,8 @@ _LENGTHS = re.compile(rb"\ncontent-length:([^\r]*)", re.IGNORECASE)
 # Seconds until the system gives up a peer that acknowledges nothing, or takes nothing of what waits for it.
 _SILENT_S = 60
 _PROBE_S = 15
+# So much longer than who never sent a whole request may wait who was answered: its next one may be on its way.
+_GRACE_S = 1.0
 
 
 class Wire(H11Protocol):
@@ -83,7 +85,7 @@ class Wire(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
-        self._begun_s = self.loop.time()
+        self._begun_s = self.loop.time() + _GRACE_S
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's signature; it never tells more)
