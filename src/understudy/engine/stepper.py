@@ -60,7 +60,6 @@ class Stepper:
         self._prefixes, self._quota, self._prefill_tokens = prefixes, quota, prefill_tokens
         self._airborne: deque[_Airborne] = deque()  # two at most, the first to land first
         self._num_steps = 0
-        self._num_steps = 0
 
     def step(self, running: Sequence[Running]) -> bool:
         """One forward pass, perhaps only begun; False where no sequence could take a step.
