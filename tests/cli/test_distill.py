@@ -92,12 +92,17 @@ def test_what_is_missing_is_named(run: object, model_file: Path, tmp_path: Path)
     assert gone.code == 2 and "no address file" in gone.err
 
 
+def _hear_ctrl_c() -> None:
+    """A shell's background jobs begin with it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as SIGINT")
 def test_a_teacher_is_served_until_ctrl_c(model_file: Path, tmp_path: Path) -> None:
     recipe, address = tmp_path / "pupil.toml", tmp_path / "teacher.json"
     recipe.write_text(RECIPE, encoding="utf-8")
     command = [sys.executable, "-m", "understudy.cli", "distill", recipe, "--teacher", model_file, "--serve", address]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_ctrl_c) as server:  # noqa: PLW1509 (it calls the system alone)
         try:
             deadline = time.monotonic() + 60
             while not address.exists() and server.poll() is None and time.monotonic() < deadline:

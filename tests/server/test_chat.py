@@ -165,8 +165,8 @@ async def test_a_failing_model_is_a_500(client: httpx.AsyncClient, body: "Body",
 
 async def test_too_many_waiting(client: httpx.AsyncClient, body: "Body", stage: "Stage", until: "Until") -> None:
     stage.gate.clear()
-    first = [asyncio.create_task(client.post(CHAT, json=body(n=8))) for _ in range(3)]
-    await until(lambda: stage.engine.stats().num_waiting > 0)  # not more than 16 of the 24 run
+    first = [asyncio.create_task(client.post(CHAT, json=body(n=8))) for _ in range(5)]
+    await until(lambda: stage.engine.stats().num_waiting > 0)  # not more than 32 of the 40 run
     stage.served.options = ServerOptions(max_waiting=1)
     response = await client.post(CHAT, json=body())
     stage.gate.set()

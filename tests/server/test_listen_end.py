@@ -32,6 +32,11 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def _hear_hangups() -> None:
+    """Under nohup children begin with it ignored, and the server leaves it so."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Process:
     """`understudy serve` until it answers."""
 
@@ -39,7 +44,12 @@ class Process:
         command = [sys.executable, "-m", "understudy.cli", "serve", "--port", "0", *map(str, arguments)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("NIM_", "UNDERSTUDY_"))}
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=_hear_hangups,  # noqa: PLW1509 (it calls the system alone)
         )
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], 120)[0]:
