@@ -20,16 +20,21 @@ def make(recipe: Recipe, corpora: Path, output: Path, tokenizer: Tokenizer) -> T
     return Trainer(recipe, data=corpora, output=output, tokenizer=tokenizer, report=lambda text: None)
 
 
-def test_a_stopped_run_goes_on_exactly(recipe: Recipe, corpora: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("checkpoint", [8, 0])
+def test_a_stopped_run_goes_on_exactly(
+    recipe: Recipe, corpora: Path, tmp_path: Path, tokenizer: Tokenizer, checkpoint: int
+) -> None:
     whole = make(recipe, corpora, tmp_path / "whole", tokenizer)
     expected = [p.loss for p in whole.run()]
     stopped = make(recipe, corpora, tmp_path / "stopped", tokenizer)
     for progress in stopped.run():
         if progress.step == 11:  # killed after the checkpoint at step 8 and the row of step 10
             break
+    if not checkpoint:  # as if it had been killed before the first one
+        (tmp_path / "stopped" / "checkpoint.pt").unlink()
     resumed = make(recipe, corpora, tmp_path / "stopped", tokenizer)
-    assert resumed.resume() and resumed.step == 8
-    assert [p.loss for p in resumed.run()] == pytest.approx(expected[8:], abs=1e-5)
+    assert (resumed.resume(), resumed.step) == (checkpoint > 0, checkpoint)
+    assert [p.loss for p in resumed.run()] == pytest.approx(expected[checkpoint:], abs=1e-5)
     assert all(
         torch.allclose(a, b, atol=1e-5)
         for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True)

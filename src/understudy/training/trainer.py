@@ -255,6 +255,7 @@ class Trainer:
         """
         path = self.output / "checkpoint.pt"
         if not path.exists():
+            self._forget_rows()  # of a run that was stopped before its first checkpoint
             return False
         place = self.device if self.ranks.count == 1 else "cpu"
         state = torch.load(path, map_location=place, weights_only=True)
@@ -272,19 +273,18 @@ class Trainer:
             raise DataError(f"{path} belongs to another recipe; move it away or choose another output.") from error
         self.step = int(state["step"])
         self._recent = list(state.get("recent", ()))
-        for name in ("losses.csv", "evaluations.csv"):
-            self._forget(name)
+        self._forget_rows()
         return True
 
-    def _forget(self, name: str) -> None:
-        """Take rows of steps behind the checkpoint out of a CSV file: they come again."""
-        path = self.output / name
-        if not (self.ranks.is_first and path.exists()):
-            return
-        rows = [row for row in path.read_bytes().splitlines(keepends=True) if row.endswith(b"\n")]
-        part = path.with_suffix(".part")
-        part.write_bytes(b"".join(row for row in rows if int(row.split(b",", 1)[0]) <= self.step))
-        part.replace(path)
+    def _forget_rows(self) -> None:
+        """Take rows of steps behind the checkpoint out of the CSV files: they come again."""
+        for path in (self.output / "losses.csv", self.output / "evaluations.csv"):
+            if not (self.ranks.is_first and path.exists()):
+                continue
+            rows = [row for row in path.read_bytes().splitlines(keepends=True) if row.endswith(b"\n")]
+            part = path.with_suffix(".part")
+            part.write_bytes(b"".join(row for row in rows if int(row.split(b",", 1)[0]) <= self.step))
+            part.replace(path)
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:
