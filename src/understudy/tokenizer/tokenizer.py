@@ -161,7 +161,7 @@ class Tokenizer:
         for text, token_id in {**self._plain.get_vocab(with_added_tokens=False), **self._added_ids}.items():
             if token_id < size:
                 texts[token_id] = text
-        added = {int(t["id"]) for t in self.definition.get("added_tokens") or []}
+        added = frozenset(self._added_ids.values())
         to_bytes = _byte_level_bytes if self._is_byte_level else _sentencepiece_bytes
         return [
             b"" if text is None else (text.encode() if i in added else to_bytes(text)) for i, text in enumerate(texts)
