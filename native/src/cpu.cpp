@@ -32,22 +32,34 @@ const Kernels& find_kernels(const std::string& name) {
 }
 
 void find_active(const QuantizedRows& x, int64_t first, int64_t count, bool skips_zeros, int64_t begin, int64_t end, const ActiveLines& to) {
+    constexpr int64_t kWords = 4;  // of 8 lines
     for (int64_t unit = begin; unit < end; ++unit) {
         uint8_t* order = to.order + 32 * unit;
         const int8_t* from = x.levels + first * x.stride + 32 * unit;
+        uint8_t* levels = to.levels + 32 * unit;
+        uint64_t words[kWords] = {};
+        for (int64_t m = 0; m < count; ++m) {
+            uint64_t row[kWords];
+            std::memcpy(row, from + m * x.stride, sizeof row);
+            for (int64_t w = 0; w < kWords; ++w) words[w] |= row[w];
+        }
+        uint8_t any[32];
+        std::memcpy(any, words, sizeof any);
         int64_t found = 0;
         for (int64_t i = 0; i < 32; ++i) {
-            int any = 0;
-            for (int64_t m = 0; m < count; ++m) any |= from[m * x.stride + i];
             order[found] = static_cast<uint8_t>(i);
-            found += any != 0 || !skips_zeros;
+            found += any[i] != 0 || !skips_zeros;
         }
         int64_t quads = (found + 3) / 4;
         to.quads[unit] = static_cast<uint8_t>(quads);
         for (int64_t i = found; i < 4 * quads; ++i) order[i] = 0;
-        for (int64_t m = 0; m < count; ++m)
-            for (int64_t i = 0; i < 4 * quads; ++i)
-                to.levels[m * x.stride + 32 * unit + i] = i < found ? static_cast<uint8_t>(from[m * x.stride + order[i]]) : uint8_t{0};
+        for (int64_t m = 0; m < count; ++m) {
+            const int8_t* row = from + m * x.stride;
+            uint8_t* out = levels + m * x.stride;
+            if (found == 32) std::memcpy(out, row, 32);
+            else
+                for (int64_t i = 0; i < 4 * quads; ++i) out[i] = i < found ? static_cast<uint8_t>(row[order[i]]) : uint8_t{0};
+        }
     }
 }
 
