@@ -44,11 +44,11 @@ def seconds(work: Callable[[], object]) -> float:
 
 def save_and_restore(files: "LoadedModel", backend: "Backend", kept: "KvPages") -> None:
     """Save keys and values, and put them back where only the persona is known."""
-    from understudy.engine import Engine
+    from understudy.engine import Engine, KvLayout
     from understudy.npc.fingerprint import ModelFingerprint
     from understudy.npc.state import load_state, restore_kv, save_state
 
-    fingerprint = ModelFingerprint.of(files, backend)
+    fingerprint = ModelFingerprint.of(files, KvLayout.of(backend))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state"
         text_bytes = save_state(path, {}, fingerprint=fingerprint)

@@ -44,7 +44,7 @@ def test_sixteen_characters_cost_only_their_new_tokens(
     assert engine.stats().generated_tokens == 0
 
     said = dict.fromkeys(range(16), "")
-    with caplog.at_level(logging.INFO, logger="understudy.engine"):
+    with caplog.at_level(logging.DEBUG, logger="understudy.engine"):
         for line in lines:
             for n, persona in enumerate(personas):  # everybody in turn: a switch at each line
                 request = lab.request(persona + said[n] + line, max_tokens=4, stop_token_ids=frozenset())

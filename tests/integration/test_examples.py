@@ -170,5 +170,5 @@ def test_a_random_model_does_no_harm(innkeeper: ModuleType, tmp_path: Path, seed
     assert marker is not None
     sampling = SamplingParams(temperature=1.0, seed=seed, logit_bias={marker: 4.0})
     engine = Engine(backend, files.tokenizer)
-    with Model(files=files, backend=backend, engine=engine, renderer=Renderer(files.tokenizer)) as model:
+    with Model(files=files, engine=engine, renderer=Renderer(files.tokenizer)) as model:
         play(innkeeper, model, tmp_path, 4, sampling)

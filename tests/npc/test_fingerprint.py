@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 
+from understudy.engine import KvLayout
 from understudy.model.transformer import ReferenceBackend
 from understudy.model.weights import Weight
 from understudy.npc.fingerprint import ModelFingerprint
@@ -10,7 +11,7 @@ from understudy.testing import ListCache, tiny_model
 
 
 def fingerprint_of(model: object) -> ModelFingerprint:
-    return ModelFingerprint.of(model, ReferenceBackend(model.config, model.weights))  # type: ignore[attr-defined,arg-type]
+    return ModelFingerprint.of(model, KvLayout.of(ReferenceBackend(model.config, model.weights)))  # type: ignore[attr-defined,arg-type]
 
 
 def test_a_model_knows_itself_again() -> None:
@@ -48,4 +49,4 @@ def test_a_backend_without_pages() -> None:
         def new_cache(self) -> ListCache:
             return ListCache()
 
-    assert ModelFingerprint.of(tiny_model(), Scripted()).kv_format == ""  # type: ignore[arg-type]
+    assert ModelFingerprint.of(tiny_model(), KvLayout.of(Scripted())).kv_format == ""  # type: ignore[arg-type]

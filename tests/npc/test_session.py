@@ -350,7 +350,7 @@ def test_a_random_models_calls_fit_their_schema(hill: World, seed: int) -> None:
     events: list[Event] = []
     session = Session(hill.characters[1], hill, tools=[rent_room])
     engine = Engine(backend, files.tokenizer)
-    with Model(files=files, backend=backend, engine=engine, renderer=Renderer(files.tokenizer)) as model:
+    with Model(files=files, engine=engine, renderer=Renderer(files.tokenizer)) as model:
         list(session.say("A bed!", model=model, sampling=sampling, max_tokens=90, on_event=events.append))
     results = [event.result for event in events if isinstance(event, Returned)]
     assert results
@@ -369,7 +369,7 @@ async def test_characters_of_one_model_speak_at_once(hill: World) -> None:
         return "".join([piece async for piece in said])
 
     engine = Engine(backend, files.tokenizer)
-    with Model(files=files, backend=backend, engine=engine, renderer=Renderer(files.tokenizer)) as model:
+    with Model(files=files, engine=engine, renderer=Renderer(files.tokenizer)) as model:
         together = await asyncio.gather(*(speak(session, model) for session in sessions))
         for session, answer in zip(sessions, together, strict=True):
             assert session.history[-1].content == answer

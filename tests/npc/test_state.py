@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from understudy.engine import Engine, GenerationRequest, KvPages, SamplingParams
+from understudy.engine import Engine, GenerationRequest, KvLayout, KvPages, SamplingParams
 from understudy.errors import RequestError, SaveError
 from understudy.model.transformer import ReferenceBackend
 from understudy.npc.fingerprint import ModelFingerprint
@@ -34,7 +34,7 @@ def fresh() -> Iterator[Open]:
         model = tiny_model(**changes)
         backend = ReferenceBackend(model.config, model.weights)
         engines.append(Engine(backend, model.tokenizer))
-        return engines[-1], ModelFingerprint.of(model, backend)
+        return engines[-1], ModelFingerprint.of(model, KvLayout.of(backend))
 
     yield opened
     for engine in engines:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from understudy.engine import Engine, GenerationRequest, SamplingParams
+from understudy.engine import Engine, GenerationRequest, KvLayout, SamplingParams
 from understudy.model.native_backend import CpuBackend, why_not_native
 from understudy.model.transformer import ReferenceBackend
 from understudy.npc.fingerprint import ModelFingerprint
@@ -45,7 +45,7 @@ class Stage:
             if why_not_native(config)
             else CpuBackend(config, weights, kv_bits=kv_bits, num_threads=1)
         )
-        self.fingerprint = ModelFingerprint.of(model.files, self.backend)
+        self.fingerprint = ModelFingerprint.of(model.files, KvLayout.of(self.backend))
 
     def engine(self) -> Engine:
         return Engine(self.backend, self.model.files.tokenizer)

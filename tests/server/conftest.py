@@ -58,7 +58,7 @@ class Stage:
         self._caches: list[ListCache] = []
         renderer = Renderer(files.tokenizer)
         self.engine = Engine(self, self.tokenizer)
-        model = Model(files=files, backend=self, engine=self.engine, renderer=renderer)
+        model = Model(files=files, engine=self.engine, renderer=renderer)
         self.served = ServedModel.wrap(model, name="harrow")
         self.app = create_app(self.served, options=ServerOptions(stream_interval_ms=0))  # each token is an event
 
@@ -200,7 +200,7 @@ def tiny_served() -> Iterator[ServedModel]:
     kind = CpuBackend if native_module() is not None else ReferenceBackend
     backend = kind(files.config, files.weights)
     with Engine(backend, files.tokenizer) as engine:
-        model = Model(files=files, backend=backend, engine=engine, renderer=Renderer(files.tokenizer))
+        model = Model(files=files, engine=engine, renderer=Renderer(files.tokenizer))
         yield ServedModel.wrap(model, name="harrow")
 
 

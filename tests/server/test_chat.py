@@ -133,7 +133,7 @@ async def test_choices_are_repeatable_and_differ(body: "Body") -> None:
     files = tiny_model()
     backend = ReferenceBackend(files.config, files.weights)
     with Engine(backend, files.tokenizer) as engine:
-        model = Model(files=files, backend=backend, engine=engine, renderer=Renderer(files.tokenizer))
+        model = Model(files=files, engine=engine, renderer=Renderer(files.tokenizer))
         app = create_app(ServedModel.wrap(model), api_key=None)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             fields = {"model": "tiny", "seed": 7, "temperature": 1.5, "max_tokens": 8}

@@ -44,6 +44,12 @@ LEAK = 8  # threads or descriptors more are those of a pool; a leak would be one
 CHAT = "/v1/chat/completions"
 UNKNOWN = ModelFingerprint(weights="", config="", tokenizer="", kv_format="")  # no keys and values are kept
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 24}
+START = ("-m", "understudy.cli")
+# However soon after its start an engine is killed, it is started anew.
+START_PATIENT = (
+    "-c",
+    "from understudy.engine import remote; from understudy.cli.app import main; remote._YOUNG_S = 0; main()",
+)
 LONG = {**BODY, "max_tokens": 3000, "logit_bias": {"3": -100, "4": -100, "5": -100}}  # all that ends an answer
 
 
@@ -56,10 +62,12 @@ def written(path: Path, *, seed: int = 0) -> Path:
 class Server:
     """`understudy serve` until it answers."""
 
-    def __init__(self, model: Path, *, port: int = 0, log: Any = subprocess.DEVNULL, **how: Any) -> None:
+    def __init__(
+        self, model: Path, *, port: int = 0, log: Any = subprocess.DEVNULL, start: tuple[str, ...] = START, **how: Any
+    ) -> None:
         config = model.with_suffix(".toml")
         config.write_text('log = "json"\ndrain_s = 20\nmax_request_s = 30\n')
-        command = [sys.executable, "-m", "understudy.cli", "serve", "--config", config, "--model", model]
+        command = [sys.executable, *start, "serve", "--config", config, "--model", model]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("NIM_", "UNDERSTUDY_"))}
         how["env"] = {**environment, "TMPDIR": str(model.parent), **how.pop("env", {})}
         self.process = subprocess.Popen(
@@ -81,6 +89,15 @@ class Server:
         """Its threads and its open descriptors."""
         place = Path(f"/proc/{self.process.pid}")
         return len(list((place / "task").iterdir())), len(list((place / "fd").iterdir()))
+
+    def engine(self) -> int:
+        """The process that computes; 0 while there is none."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0]) if children else 0
+
+    def is_ready(self) -> bool:
+        """What it says of itself."""
+        return httpx.get(f"{self.url}/v1/health/ready", timeout=WAIT_S).status_code == 200
 
     def num_at_work(self) -> float:
         """Answers that are under way or wait."""
@@ -287,6 +304,30 @@ def test_the_clock_jumps(model: Path, tmp_path: Path) -> None:
             where = f"{server.url}/v1/npcs/{made['id']}"
             assert httpx.get(where, timeout=WAIT_S).status_code == 200  # nobody is forgotten for it
             assert httpx.delete(where, timeout=WAIT_S).status_code == 200
+
+
+def test_the_engines_process_ends(model: Path) -> None:
+    """What it was saying fails at once, and says so; the next one is there soon, and characters stay."""
+    with Server(model, start=START_PATIENT) as server, outlived(server) as load:
+        document = saved(server)
+        made = httpx.post(f"{server.url}/v1/npcs/load", json={"session": document}, timeout=WAIT_S).json()
+        for _ in range(ROUNDS):
+            with begun(server, LONG) as connection:
+                os.kill(server.engine(), signal.SIGKILL)
+                answer = b""
+                while not answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+                    part = connection.recv(1 << 16)
+                    assert part, answer
+                    answer += part
+                assert b"not complete" in answer
+            num_done = load.num_done
+            until(server.is_ready)
+            until(lambda: load.num_done >= num_done + NUM_CLIENTS)  # noqa: B023 (called in this round)
+        kinds = {re.sub(r"^200.*not complete.*", "cut", fault, flags=re.DOTALL) for fault in load.faults}
+        assert all(kind == "cut" or kind.startswith(("500", "503")) for kind in kinds), kinds
+        load.faults.clear()
+        npc = httpx.get(f"{server.url}/v1/npcs/{made['id']}", timeout=WAIT_S).json()
+        assert len(npc["history"]) == len(document["history"])
 
 
 def saved(server: Server) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def app() -> Iterator[Any]:
     files = tiny_model()
     backend = ReferenceBackend(files.config, files.weights)
     with Engine(backend, files.tokenizer) as engine:
-        model = Model(files=files, backend=backend, engine=engine, renderer=Renderer(files.tokenizer))
+        model = Model(files=files, engine=engine, renderer=Renderer(files.tokenizer))
         yield create_app(ServedModel.wrap(model, name="harrow"), api_key=None)
 
 

@@ -74,9 +74,7 @@ def inn() -> Inn:
 def random_model() -> Iterator[Model]:
     files = tiny_model()
     backend = open_backend(files.config, files.weights, "reference")
-    with Model(
-        files=files, backend=backend, engine=Engine(backend, files.tokenizer), renderer=Renderer(files.tokenizer)
-    ) as model:
+    with Model(files=files, engine=Engine(backend, files.tokenizer), renderer=Renderer(files.tokenizer)) as model:
         yield model
 
 

@@ -128,6 +128,7 @@ def _models(options: "ServerOptions", name: str | None) -> "list[ServedModel]":
 
     memory = None if options.gpu_memory is None else parse_bytes(options.gpu_memory)
     how: dict[str, Any] = {
+        "own_process": options.engine_process,
         "backend": options.backend,
         "gpu": GpuLimits(memory_bytes=memory, frame_ms=options.gpu_frame_ms),
     }

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from understudy.engine.backend import Backend, Cache, Step
 from understudy.engine.prefix import PrefixStore
 from understudy.errors import ContextLengthError, EngineError, RequestError
+from understudy.model.config import NemotronConfig
 
-__all__ = ["HiddenBackend", "mean_hidden_states"]
+__all__ = ["HiddenBackend", "check_texts", "mean_hidden_states"]
 
 
 @runtime_checkable
@@ -51,8 +52,9 @@ def mean_hidden_states(
         step_tokens: most tokens of one step.
         is_cancelled: asked between steps; true ends the work with what there is.
     """
-    _check(backend, texts)
-    assert isinstance(backend, HiddenBackend)
+    if not isinstance(backend, HiddenBackend):
+        raise EngineError(f"The {backend.name} backend gives no hidden states; embed with the cpu backend.")
+    check_texts(texts, backend.config)
     sums = np.zeros((len(texts), backend.config.hidden_size))
     waiting = [(index, ids) for index, ids in enumerate(texts)][::-1]
     reading: list[_Text] = []
@@ -80,17 +82,20 @@ def mean_hidden_states(
     return vectors
 
 
-def _check(backend: Backend, texts: Sequence[Sequence[int]]) -> None:
-    if not isinstance(backend, HiddenBackend):
-        raise EngineError(f"The {backend.name} backend gives no hidden states; embed with the cpu backend.")
-    limit = backend.config.max_position_embeddings
+def check_texts(texts: Sequence[Sequence[int]], config: NemotronConfig) -> None:
+    """Refuse what a model has no room or no row for.
+
+    Raises:
+        ContextLengthError: a text is longer than its context.
+        RequestError: a text is empty, or a token id is not in its vocabulary.
+    """
+    limit = config.max_position_embeddings
     for ids in texts:
         if len(ids) > limit:
             raise ContextLengthError(len(ids), limit)
-        if not ids or not 0 <= min(ids) <= max(ids) < backend.config.vocab_size:
+        if not ids or not 0 <= min(ids) <= max(ids) < config.vocab_size:
             raise RequestError(
-                f"input: a text needs at least one token, and ids from 0 to {backend.config.vocab_size - 1}.",
-                param="input",
+                f"input: a text needs at least one token, and ids from 0 to {config.vocab_size - 1}.", param="input"
             )
 
 

@@ -16,79 +16,27 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from understudy.engine.api import EngineFacts, EngineOptions, EngineStats
 from understudy.engine.backend import Backend, Cache
 from understudy.engine.constraint import Constraint
 from understudy.engine.embedding import mean_hidden_states
 from understudy.engine.generation import Generation
-from understudy.engine.paging import KvPages, Pager
+from understudy.engine.paging import KvLayout, KvPages, Pager
 from understudy.engine.prefix import PrefixStore
 from understudy.engine.quota import Quota
-from understudy.engine.request import Chunk, GenerationRequest
+from understudy.engine.request import Chunk, GenerationRequest, check_request
 from understudy.engine.sequence import Sequence
 from understudy.engine.stepper import Stepper
-from understudy.errors import ContextLengthError, EngineError, RequestError
+from understudy.errors import EngineError
+from understudy.model.config import NemotronConfig
 from understudy.tokenizer import Tokenizer
 
-__all__ = ["Engine", "EngineOptions", "EngineStats"]
+__all__ = ["Engine"]
 
 _QUOTA_WAIT_S = 0.005
 _SHARED_TOKENS = 32  # fewer are read again rather than waited for
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """Limits of the engine.
-
-    Attributes:
-        max_running: sequences in one forward pass; further requests wait.
-        prefill_tokens: prompt tokens in one forward pass, all sequences together; bounds how long a running
-            answer is held up by another's long prompt.
-        prefix_sequences: caches of past sequences that are kept.
-        prefix_bytes: bytes that these take at most, were none shared; the backend's own budget counts what is.
-        owner_tokens_per_s: tokens that all requests of one owner may draw a second; None for no limit.
-        overlaps: compute half of the batch while the other half's tokens are drawn, where the backend can; same text.
-        use_drafts: let sequences draft by prompt lookup where the backend says that it pays; same text, fewer steps.
-
-    Raises:
-        ValueError: a limit is too small.
-    """
-
-    max_running: int = 32
-    prefill_tokens: int = 256
-    prefix_sequences: int = 64
-    prefix_bytes: int = 1 << 30
-    use_drafts: bool = True
-    overlaps: bool = True
-    owner_tokens_per_s: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_running < 1 or self.prefill_tokens < 1 or self.prefix_sequences < 0 or self.prefix_bytes < 0:
-            raise ValueError(f"max_running and prefill_tokens start at 1, the prefix limits at 0: got {self}.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EngineStats:
-    """What the engine does now, and totals since its start.
-
-    Attributes:
-        num_running: sequences in the running batch.
-        num_waiting: requests that wait for a place in it.
-        prompt_tokens: of all requests that were started.
-        cached_tokens: of these, tokens that a past sequence's cache held.
-        prefilled_tokens: of prompts, that the model read; those of warm-ups count too.
-        generated_tokens: tokens drawn.
-        cache_usage: share of the KV cache that is in use, kept beginnings included; None where it has no bound.
-    """
-
-    num_running: int
-    num_waiting: int
-    prompt_tokens: int
-    cached_tokens: int
-    prefilled_tokens: int
-    generated_tokens: int
-    cache_usage: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +94,7 @@ class Engine:
         self._errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._pager = Pager(backend, self._prefixes, longest=self._longest, call=self._call)
         self.on_done: Callable[[Generation], Any] | None = None
+        self.on_step: Callable[[], None] | None = None
         self._num_cache_tokens = self._num_free_tokens = backend.num_free_tokens()
         self._thread = threading.Thread(target=self._run, name="understudy-model", daemon=True)
         self._thread.start()
@@ -158,6 +107,27 @@ class Engine:
     ) -> None:
         self.close()
 
+    @property
+    def config(self) -> NemotronConfig:
+        """Shape of the model."""
+        return self.backend.config
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What computes the model."""
+        kv = KvLayout.of(self.backend)
+        return EngineFacts(backend=self.backend.name, memory=self.backend.memory(), kv=kv)
+
+    @property
+    def absence(self) -> EngineError | None:
+        """Why it takes no requests; None where it does."""
+        return EngineError("The engine is closed; open a new one to generate.") if self._is_closed else None
+
+    @property
+    def num_running(self) -> int:
+        """Sequences in the running batch, ended ones included until the step is done."""
+        return len(self._running)
+
     def submit(self, request: GenerationRequest) -> Generation:
         """Queue a request; returns at once.
 
@@ -166,31 +136,37 @@ class Engine:
             RequestError: a token id is not in the vocabulary, or the request's constraint cannot be made.
             EngineError: the engine is closed.
         """
-        config = self.backend.config
-        room = config.max_position_embeddings - len(request.prompt_ids)
-        if room < 0:
-            raise ContextLengthError(len(request.prompt_ids), config.max_position_embeddings)
-        _check_ids(request, config.vocab_size)
-        # Here, not in the model's thread: what is wrong with a grammar is raised at the caller, and holds up nobody.
-        constraint = request.constraint() if request.constraint else None
+        check_request(request, self.backend.config)
         seed = request.sampling.seed
         generation = Generation(
             seed=secrets.randbits(32) if seed is None else seed,
             num_prompt_tokens=len(request.prompt_ids),
             on_done=None if request.is_warm_up else self.on_done,
         )
+        self.enqueue(request, generation)
+        return generation
+
+    def enqueue(self, request: GenerationRequest, generation: Generation) -> None:
+        """Queue a request that `check_request` let through, for somebody's own `Generation`.
+
+        Raises:
+            RequestError: the request's constraint cannot be made.
+            EngineError: the engine is closed.
+        """
+        room = self.backend.config.max_position_embeddings - len(request.prompt_ids)
+        # Here, not in the model's thread: what is wrong with a grammar is raised at the caller, and holds up nobody.
+        constraint = request.constraint() if request.constraint else None
         max_tokens = room if request.max_tokens is None else min(room, request.max_tokens)
         max_tokens = 0 if request.is_warm_up else max_tokens
         with self._changed:
-            if self._is_closed:
-                raise EngineError("The engine is closed; open a new one to generate.")
+            if (absence := self.absence) is not None:
+                raise absence
             if max_tokens == 0 and not request.is_warm_up:
                 generation.deliver(Chunk("", (), "length"))
-                return generation
+                return
             deadline = math.inf if request.deadline_s is None else time.monotonic() + request.deadline_s
             self._waiting.append(_Waiting(request, generation, max_tokens, constraint, deadline))
             self._changed.notify_all()
-        return generation
 
     def warm(self, prompt_ids: TokenIds[int], *, priority: int = -1, owner: str | None = None) -> Generation:
         """Read a beginning before anybody waits for it, so that a prompt that begins so costs only what is new.
@@ -308,6 +284,8 @@ class Engine:
             except Exception as error:  # noqa: BLE001
                 self._fail_all(error)
             self._retire()
+            if self.on_step is not None:
+                self.on_step()
         self._stepper.settle()
 
     def _fail_all(self, error: Exception) -> None:
@@ -443,9 +421,9 @@ class Engine:
             if done:
                 self._running = [s for s in self._running if s not in done]
         for sequence in done:
-            if _log.isEnabledFor(logging.INFO):
+            if _log.isEnabledFor(logging.DEBUG):
                 usage = sequence.generation.usage
-                _log.info(
+                _log.debug(
                     "Prompt of %d tokens: %d were cached, %d read; %d generated.",
                     usage.prompt_tokens,
                     usage.cached_tokens,
@@ -459,10 +437,3 @@ class Engine:
         error = EngineError(f"The {self.backend.name} backend failed: {cause!r}. Send the request again.")
         error.__cause__ = cause
         return error
-
-
-def _check_ids(request: GenerationRequest, vocab_size: int) -> None:
-    """Refuse ids that the model has no row for."""
-    for param, ids in (("messages", request.prompt_ids), ("logit_bias", tuple(request.sampling.logit_bias))):
-        if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
-            raise RequestError(f"{param}: token ids must be from 0 to {vocab_size - 1}.", param=param)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from understudy.engine.backend import Backend, Cache
 from understudy.engine.prefix import PrefixStore
 from understudy.errors import EngineError
 
-__all__ = ["KvPages", "PagedBackend", "PagedCache", "Pager"]
+__all__ = ["KvLayout", "KvPages", "PagedBackend", "PagedCache", "Pager"]
 
 _NO_TOKEN = -1  # put behind tokens: the search leaves the last one to compute, and here all may be found
 
@@ -65,6 +65,35 @@ class PagedBackend(Backend, Protocol):
     def write_pages(self, cache: Cache, start: int, pages: npt.NDArray[np.uint8]) -> None:
         """Put pages where `read_pages` took them from, into a cache with room for them."""
         ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KvLayout:
+    """How a backend's pages look.
+
+    Attributes:
+        format: as of `PagedBackend.kv_format`.
+        page_tokens: tokens of a page.
+        page_bytes: bytes of a page.
+        value_bytes: bytes of one key or value.
+    """
+
+    format: str
+    page_tokens: int
+    page_bytes: int
+    value_bytes: int
+
+    @classmethod
+    def of(cls, backend: Backend) -> Self | None:
+        """A backend's; None where it hands out none."""
+        if not isinstance(backend, PagedBackend):
+            return None
+        return cls(
+            format=backend.kv_format,
+            page_tokens=backend.block_tokens,
+            page_bytes=backend.page_bytes,
+            value_bytes=backend.page_value_bytes,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

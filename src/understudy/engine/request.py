@@ -7,9 +7,10 @@ from typing import Literal
 from understudy.engine.constraint import Constraint
 from understudy.engine.logprobs import MAX_TOP_LOGPROBS, TokenLogprob
 from understudy.engine.sampling import SamplingParams, is_whole
-from understudy.errors import RequestError
+from understudy.errors import ContextLengthError, RequestError
+from understudy.model.config import NemotronConfig
 
-__all__ = ["Chunk", "FinishReason", "GenerationRequest", "Usage"]
+__all__ = ["Chunk", "FinishReason", "GenerationRequest", "Usage", "check_request"]
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 
@@ -33,6 +34,8 @@ class GenerationRequest:
         owner: whose tokens it takes, e.g. a character, where the engine has a quota for each.
         constraint: makes the grammar that the answer must follow, anew for each sequence; None for free text.
         top_logprobs: tell how likely each token was, and so many of the most likely, at most 20; None for neither.
+        reader_interval_s: after the first words the reader looks only so often, or (inf) only at the end: a hint with
+            which an engine in another process sends less. 0: it wants each chunk at once.
         is_warm_up: read the prompt, keep what was computed, and generate nothing; others go first.
 
     Raises:
@@ -52,6 +55,7 @@ class GenerationRequest:
     owner: str | None = None
     constraint: Callable[[], Constraint] | None = None
     top_logprobs: int | None = None
+    reader_interval_s: float = 0.0
     is_warm_up: bool = False
 
     def __post_init__(self) -> None:
@@ -103,3 +107,17 @@ class Usage:
 
 def _are_words(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(s, str) and s for s in value)
+
+
+def check_request(request: GenerationRequest, config: NemotronConfig) -> None:
+    """Refuse what a model has no room or no row for.
+
+    Raises:
+        ContextLengthError: the prompt alone is longer than its context.
+        RequestError: a token id is not in its vocabulary.
+    """
+    if len(request.prompt_ids) > config.max_position_embeddings:
+        raise ContextLengthError(len(request.prompt_ids), config.max_position_embeddings)
+    for param, ids in (("messages", request.prompt_ids), ("logit_bias", tuple(request.sampling.logit_bias))):
+        if ids and not 0 <= min(ids) <= max(ids) < config.vocab_size:
+            raise RequestError(f"{param}: token ids must be from 0 to {config.vocab_size - 1}.", param=param)

@@ -5,7 +5,7 @@ import hashlib
 import json
 from typing import Any, Self
 
-from understudy.engine import Backend, PagedBackend
+from understudy.engine import KvLayout
 from understudy.model.checkpoint import LoadedModel
 
 __all__ = ["ModelFingerprint"]
@@ -38,12 +38,12 @@ class ModelFingerprint:
     kv_format: str
 
     @classmethod
-    def of(cls, files: LoadedModel, backend: Backend) -> Self:
+    def of(cls, files: LoadedModel, kv: KvLayout | None) -> Self:
         """Take a model's fingerprint; reads a few megabytes of its file at most.
 
         Args:
             files: the model.
-            backend: what computes it.
+            kv: how its keys and values are kept; None where none are given out.
         """
         weights = hashlib.sha256()
         for name in sorted(files.weights):
@@ -60,7 +60,7 @@ class ModelFingerprint:
             weights=weights.hexdigest(),
             config=_hash_of(dataclasses.asdict(files.config)),
             tokenizer=_hash_of(files.tokenizer.definition),
-            kv_format=backend.kv_format if isinstance(backend, PagedBackend) else "",
+            kv_format=kv.format if kv else "",
         )
 
     def difference(self, saved: Any) -> str | None:

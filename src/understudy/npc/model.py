@@ -7,16 +7,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from understudy.engine import Backend, Engine, Generation, GenerationRequest, SamplingParams
+from understudy.engine import AnyEngine, Backend, Engine, Generation, GenerationRequest, SamplingParams
 from understudy.engine.constraint import Constraint
 from understudy.engine.repetition import sequence_breakers
-from understudy.errors import RequestError
+from understudy.errors import EngineError, RequestError
 from understudy.model.backends import open_backend
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
 from understudy.model.gpu_limits import GpuLimits
 from understudy.model.lora import read_adapter, with_adapter
 from understudy.npc.card import Card, find_card
+from understudy.npc.engine_process import start_engine
 from understudy.npc.fingerprint import ModelFingerprint
 from understudy.npc.lorebook import Lorebook
 from understudy.npc.memory import Memory
@@ -39,6 +40,7 @@ from understudy.tools.guidance import GuidanceVocabulary
 
 __all__ = ["Model"]
 
+_LARGE_BYTES = 1 << 30
 _DRY_MULTIPLIER = 0.8
 _DRY_ALLOWED_LENGTH = 5
 
@@ -49,15 +51,13 @@ class Model:
 
     Attributes:
         files: what was loaded.
-        backend: what computes it.
-        engine: what schedules requests on it.
+        engine: what computes its answers.
         renderer: its prompt template.
         is_embedded: it is the one inside the package.
     """
 
     files: LoadedModel
-    backend: Backend
-    engine: Engine
+    engine: AnyEngine
     renderer: Renderer
     is_embedded: bool = False
 
@@ -69,6 +69,7 @@ class Model:
         adapter: str | Path | None = None,
         backend: str = "auto",
         gpu: GpuLimits | None = None,
+        own_process: bool | None = False,
     ) -> Self:
         """Load a GGUF file, a Hugging Face folder, or (None) the embedded model.
 
@@ -77,6 +78,9 @@ class Model:
             adapter: LoRA matrices to merge into it: `peft`'s folder, or llama.cpp's GGUF.
             backend: "cpu", "reference", "wgpu", or "auto" (see `model.backends.open_backend`).
             gpu: what "wgpu" may take of the GPU's memory and time.
+            own_process: compute in a process beside this one, which then neither shares the interpreter's lock with
+                the model nor a crash, but a tokenizer and an interpreter more of memory. None: where the weights take
+                less than 1 GiB; a larger one's steps are so long that the lock does not matter.
 
         Raises:
             ModelFileError: a file is missing, damaged or foreign, or the adapter does not fit.
@@ -85,11 +89,21 @@ class Model:
         files = load_model(Path(path) if path else embedded_model_path(in_16_bits=adapter is not None))
         if adapter is not None:
             files = with_adapter(files, read_adapter(Path(adapter)))
-        opened = open_backend(files.config, files.weights, backend, gpu=gpu)
+        engine: AnyEngine
+        if own_process is None:
+            own_process = files.file_bytes < _LARGE_BYTES
+        if own_process:
+            limits = None if gpu is None else dataclasses.asdict(gpu)
+            paths = {"path": Path(path) if path else None, "adapter": Path(adapter) if adapter else None}
+            remote = start_engine(files, **paths, backend=backend, gpu=limits)
+            remote.wait()
+            engine = remote
+        else:
+            opened = open_backend(files.config, files.weights, backend, gpu=gpu)
+            engine = Engine(opened, files.tokenizer)
         return cls(
             files=files,
-            backend=opened,
-            engine=Engine(opened, files.tokenizer),
+            engine=engine,
             renderer=Renderer(
                 files.tokenizer,
                 chat_template=files.chat_template,
@@ -112,6 +126,17 @@ class Model:
         self.engine.close()
 
     @property
+    def backend(self) -> Backend:
+        """What computes it, in this process.
+
+        Raises:
+            EngineError: it has a process of its own.
+        """
+        if not isinstance(self.engine, Engine):
+            raise EngineError("The model computes in a process of its own; load it without own_process.")
+        return self.engine.backend
+
+    @property
     def default_sampling(self) -> SamplingParams:
         """What suits the model where nobody says otherwise: a small one is drawn closer to its best token."""
         return SamplingParams(temperature=0.2 if self.is_embedded else 0.7, top_p=0.9)
@@ -132,7 +157,7 @@ class Model:
     @functools.cached_property
     def fingerprint(self) -> ModelFingerprint:
         """Which model it is, for saved sessions; taken when it is first asked for."""
-        return ModelFingerprint.of(self.files, self.backend)
+        return ModelFingerprint.of(self.files, self.engine.facts.kv)
 
     def npc(
         self,
@@ -282,6 +307,7 @@ class Model:
         constraint: Callable[[], Constraint] | None = None,
         top_logprobs: int | None = None,
         deadline_s: float | None = None,
+        reader_interval_s: float = 0.0,
     ) -> Generation:
         """Start an answer.
 
@@ -294,6 +320,7 @@ class Model:
             constraint: what the answer must follow, e.g. `call_constraint`'s; default: nothing.
             top_logprobs: tell how likely each token was, and so many of the most likely; default: neither.
             deadline_s: after so many seconds it ends with what it has; None for never.
+            reader_interval_s: as of `GenerationRequest`.
 
         Raises:
             ContextLengthError: the prompt is longer than the model's context.
@@ -312,5 +339,6 @@ class Model:
             constraint=constraint,
             top_logprobs=top_logprobs,
             deadline_s=deadline_s,
+            reader_interval_s=reader_interval_s,
         )
         return self.engine.submit(request)

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from understudy.engine import Engine, KvPages, PagedBackend
+from understudy.engine import AnyEngine, KvPages
 from understudy.engine.page_bytes import digest_pages, max_packed_bytes, pack_pages, unpack_pages
 from understudy.errors import RequestError, SaveError
 from understudy.model.config import NemotronConfig
@@ -162,7 +162,7 @@ def kv_limit(config: NemotronConfig, num_tokens: int, share: float | None) -> in
 def planned_size(
     document: Mapping[str, Any],
     *,
-    engine: Engine,
+    engine: AnyEngine,
     token_ids: Sequence[int] = (),
     start: int = 0,
     max_kv_bytes: int | None = None,
@@ -180,12 +180,12 @@ def planned_size(
         SaveError: the document is no JSON.
     """
     text_bytes = len(_encoded(document)) + _ZIP_BYTES
-    backend = engine.backend
+    kv = engine.facts.kv
     num_tokens = len(token_ids) - start
-    if num_tokens <= 0 or not isinstance(backend, PagedBackend):
+    if num_tokens <= 0 or kv is None:
         return StateSize(text_bytes=text_bytes, kv_bytes=0)
-    num_pages = -(-(num_tokens + start % backend.block_tokens) // backend.block_tokens)
-    most = max_packed_bytes(num_pages * backend.page_bytes) + _ID_BYTES * len(token_ids) + _KV_HEAD_BYTES
+    num_pages = -(-(num_tokens + start % kv.page_tokens) // kv.page_tokens)
+    most = max_packed_bytes(num_pages * kv.page_bytes) + _ID_BYTES * len(token_ids) + _KV_HEAD_BYTES
     return StateSize(text_bytes=text_bytes, kv_bytes=most if max_kv_bytes is None else min(most, max_kv_bytes))
 
 
@@ -238,7 +238,7 @@ def save_state(
     return size
 
 
-def load_state(path: Path, *, engine: Engine, fingerprint: ModelFingerprint) -> SavedState:
+def load_state(path: Path, *, engine: AnyEngine, fingerprint: ModelFingerprint) -> SavedState:
     """Read a session's file; keys and values that cannot be trusted are left out with a warning, never guessed at.
 
     A file of plain JSON, as earlier versions wrote it, is a document without keys and values.
@@ -287,7 +287,7 @@ def load_document(path: Path) -> dict[str, Any]:
         raise SaveError(f"Cannot read {path}: {why}. Give a file that was saved before.") from error
 
 
-def restore_kv(engine: Engine, kv: KvPages) -> int:
+def restore_kv(engine: AnyEngine, kv: KvPages) -> int:
     """Put saved keys and values back, so that the next prompt that begins so is read from there on.
 
     The tokens before them, a persona that many sessions share, are read first where they are not cached. Waits for it.
@@ -311,7 +311,7 @@ def restore_kv(engine: Engine, kv: KvPages) -> int:
     return num_cached
 
 
-def _read(file: BinaryIO, path: Path, engine: Engine, fingerprint: ModelFingerprint) -> SavedState:
+def _read(file: BinaryIO, path: Path, engine: AnyEngine, fingerprint: ModelFingerprint) -> SavedState:
     try:
         archive = zipfile.ZipFile(file)
         said = _member(archive, _SESSION, _MAX_JSON_BYTES)
@@ -334,14 +334,14 @@ class _UselessError(Exception):
     """Saved keys and values are sound, but not for this model."""
 
 
-def _kept(archive: zipfile.ZipFile, state: Any, engine: Engine, fingerprint: ModelFingerprint) -> KvPages | None:
+def _kept(archive: zipfile.ZipFile, state: Any, engine: AnyEngine, fingerprint: ModelFingerprint) -> KvPages | None:
     """The keys and values of a file, after every check.
 
     Raises:
         _UselessError: they are another model's.
         Exception: one of `_DAMAGE`.
     """
-    backend = engine.backend
+    layout, config = engine.facts.kv, engine.config
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise ValueError(f"{_STATE} is foreign")
     if state.get("version") != _VERSION:
@@ -351,25 +351,24 @@ def _kept(archive: zipfile.ZipFile, state: Any, engine: Engine, fingerprint: Mod
     if difference := fingerprint.difference(state.get("model")):
         raise _UselessError(f"it was saved by another model: {difference}")
     head = state.get("kv")
-    if head is None or not isinstance(backend, PagedBackend):
+    if head is None or layout is None:
         return None
     ids, start = head["token_ids"], head["start"]
-    config = backend.config
     is_sound = isinstance(ids, list) and all(type(i) is int and 0 <= i < config.vocab_size for i in ids)
     if not is_sound or type(start) is not int or not 0 <= start < len(ids) <= config.max_position_embeddings:
         raise ValueError(f"{_STATE} names tokens that this model cannot have")
-    if start % backend.block_tokens:
+    if start % layout.page_tokens:
         raise ValueError(f"{_STATE} begins in the middle of a page")
-    num_pages = -(-(len(ids) - start) // backend.block_tokens)
-    packed = _member(archive, _KV, max_packed_bytes(num_pages * backend.page_bytes))
+    num_pages = -(-(len(ids) - start) // layout.page_tokens)
+    packed = _member(archive, _KV, max_packed_bytes(num_pages * layout.page_bytes))
     kv = unpack_pages(
         packed,
         token_ids=tuple(ids),
         start=start,
-        shape=(num_pages, backend.page_bytes),
-        value_bytes=backend.page_value_bytes,
-        kv_format=backend.kv_format,
-        page_tokens=backend.block_tokens,
+        shape=(num_pages, layout.page_bytes),
+        value_bytes=layout.value_bytes,
+        kv_format=layout.format,
+        page_tokens=layout.page_tokens,
     )
     if digest_pages(kv) != head.get("digest"):
         raise ValueError("they are not those of the tokens beside them")

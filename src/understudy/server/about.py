@@ -71,17 +71,17 @@ def _license() -> dict[str, str]:
 
 
 def _shape(served: ServedModel) -> dict[str, Any]:
-    config, memory = served.model.files.config, served.model.backend.memory()
+    config, facts = served.model.files.config, served.engine.facts
     return {
         "name": served.name,
         "file": served.model.files.path.name,
-        "backend": served.model.backend.name,
+        "backend": facts.backend,
         "parameters": config.num_parameters,
         "context_tokens": config.max_position_embeddings,
         "vocabulary": config.vocab_size,
-        "weight_bytes": memory.weight_bytes,
-        "mapped_bytes": memory.mapped_bytes,
-        "cache_bytes_per_token": memory.cache_bytes_per_token,
+        "weight_bytes": facts.memory.weight_bytes,
+        "mapped_bytes": facts.memory.mapped_bytes,
+        "cache_bytes_per_token": facts.memory.cache_bytes_per_token,
     }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 
 from fastapi import Request, Response
 
@@ -90,6 +91,7 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
         conversation = in_character(conversation, body.character, served.model, max_tokens=max_tokens)
     sampling = guard_sampling(sampling, body, served.model, conversation)
     form = answer_form(body, served.model)
+    interval_s = served.options.stream_interval_ms / 1000
     start = functools.partial(
         served.model.generate,
         conversation,
@@ -99,6 +101,7 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
         constraint=form.constraint,
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         deadline_s=served.options.max_request_s,
+        reader_interval_s=interval_s if body.stream else math.inf,
     )
     generations: list[Generation] = []
     try:
@@ -115,6 +118,6 @@ def _start(body: ChatRequest, served: ServedModel) -> tuple[Answers, int]:
         new_reader=form.new_reader,
         called=form.called,
         new_logprobs=new_logprobs if body.logprobs else None,
-        interval_s=served.options.stream_interval_ms / 1000,
+        interval_s=interval_s,
     )
     return answers, num_left_out

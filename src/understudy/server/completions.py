@@ -166,6 +166,7 @@ def _start(body: CompletionRequest, served: ServedModel) -> "_Texts":
     model, n = served.model, body.n or 1
     sampling = read_sampling(body, model.default_sampling)
     sampling = guard_sampling(sampling, body, model)
+    interval_s = served.options.stream_interval_ms / 1000
     prompts = [prompt_ids(prompt, served, param="prompt") for prompt in body.prompt]
     requests = [
         GenerationRequest(
@@ -177,6 +178,7 @@ def _start(body: CompletionRequest, served: ServedModel) -> "_Texts":
             stop_token_ids=stop_token_ids(model.files.tokenizer, model.files.config.eos_token_id),
             top_logprobs=body.logprobs,
             deadline_s=served.options.max_request_s,
+            reader_interval_s=interval_s if body.stream else math.inf,
         )
         for ids in prompts
         for number in range(n)
@@ -196,7 +198,7 @@ def _start(body: CompletionRequest, served: ServedModel) -> "_Texts":
         model=body.model,
         new_reader=FormReader,
         new_logprobs=(lambda: WordLogprobs(tokenizer, is_exact=True)) if body.logprobs is not None else None,
-        interval_s=served.options.stream_interval_ms / 1000,
+        interval_s=interval_s,
     )
     heads = [echoes[number // n] for number in range(len(generations))] if echoes else [""] * len(generations)
     return _Texts(answers, heads, num_prompt_tokens=sum(map(len, prompts)), has_logprobs=body.logprobs is not None)

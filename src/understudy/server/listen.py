@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import ipaddress
 import logging
 import os
@@ -28,6 +29,7 @@ __all__ = ["open_socket", "run_server", "server_config"]
 
 _KEEP_ALIVE_S = 60
 _SHUTDOWN_S = 2
+_GC_THRESHOLD = 20_000
 _BACKLOG = 128
 _log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ def run_server(app: FastAPI, host: str, port: int, *, ready: Callable[[str], Non
             ) from error
         shown = f"[{host}]" if ":" in host else host
         url = f"{'https' if options.tls_key else 'http'}://{shown}:{listener.getsockname()[1]}"
+        gc.set_threshold(_GC_THRESHOLD)  # a request's objects come and go, nearly all without cycles
         server = _Server(config, app, ready=lambda: ready(url))
         server.run(sockets=[listener])
         if server.failure is not None:

@@ -23,6 +23,7 @@ class ServerOptions:
         backend: what computes, see `understudy serve --backend`.
         gpu_memory: cap of what wgpu takes of the GPU, e.g. "2GiB".
         gpu_frame_ms: milliseconds of the GPU that wgpu takes in a frame of 1/60 s; None for all.
+        engine_process: whether each model computes in a process of its own, see `Model.load`; None: small ones do.
         host: address to listen on.
         port: TCP port; 0 for any free one.
         keys: file of hashed API keys, see `understudy key new`.
@@ -47,6 +48,7 @@ class ServerOptions:
     backend: str = "auto"
     gpu_memory: str | None = None
     gpu_frame_ms: float | None = None
+    engine_process: bool | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     keys: Path | None = None
@@ -110,6 +112,8 @@ def _value(name: str, value: Any, kind: Any, path: Path) -> Any:
         return path.parent / value
     if float in options and type(value) in (int, float):
         return float(value)
+    if bool in options and isinstance(value, bool):
+        return value
     is_text = str in options or typing.get_origin(kind) is Literal
     if (int in options and type(value) is int) or (is_text and isinstance(value, str)):
         return value

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from understudy.engine import Engine, Generation
+from understudy.engine import AnyEngine, Generation
 from understudy.errors import ModelFileError, ServeError
 from understudy.model.checkpoint import load_model
 from understudy.model.embedded import embedded_model_path
@@ -155,8 +155,8 @@ class ServedModel:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is loaded."""
-        return self._model is not None
+        """Whether it is loaded, and its engine takes requests."""
+        return self._model is not None and self._model.engine.absence is None
 
     @property
     def model(self) -> Model:
@@ -176,7 +176,7 @@ class ServedModel:
         return self._model
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> AnyEngine:
         """What runs it."""
         return self.model.engine
 
@@ -204,15 +204,24 @@ class ServedModel:
         return not (self._num_users or stats.num_running or stats.num_waiting)
 
     def admit(self, *, num_others: int = 0) -> None:
-        """Refuse one more request where too many wait already.
+        """Refuse one more request where too many wait already, or nobody could answer it.
 
         Args:
             num_others: that wait elsewhere than in the engine.
 
         Raises:
-            Problem: 429.
+            Problem: 429; 503, its engine is not there.
         """
-        if self.engine.stats().num_waiting + num_others >= self.options.max_waiting:
+        engine = self.engine
+        if (absence := engine.absence) is not None:
+            raise Problem(
+                503,
+                str(absence),
+                type="server_error",
+                code="engine_absent",
+                headers={"retry-after": "2"},
+            )
+        if engine.stats().num_waiting + num_others >= self.options.max_waiting:
             raise Problem(
                 429,
                 "Too many requests wait already; send it again in a moment.",

@@ -1,8 +1,10 @@
 """llguidance at work: a model's vocabulary, and grammars that follow a sequence token by token."""
 
+import dataclasses
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ from understudy.tools.fault import first_line
 from understudy.tools.grammar import Grammar
 from understudy.tools.wake import WakeWatch
 
-__all__ = ["GuidanceConstraint", "GuidanceVocabulary"]
+__all__ = ["CompiledGrammar", "GuidanceConstraint", "GuidanceVocabulary"]
 
 _MAX_KEPT = 64
 # Kinds of tokens that many states of a JSON string allow or forbid together, so that masks need not look at each: by
@@ -47,7 +49,7 @@ class GuidanceVocabulary:
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
         self._watches: dict[str, WakeWatch] = {}
 
-    def compile(self, grammar: Grammar) -> "Callable[[], GuidanceConstraint]":
+    def compile(self, grammar: Grammar) -> "CompiledGrammar":
         """What makes a request's constraints: `GenerationRequest(constraint=vocabulary.compile(grammar))`.
 
         Grammars that were used lately are kept compiled.
@@ -57,7 +59,7 @@ class GuidanceVocabulary:
         """
         matcher = self._matcher(grammar)
         watch = self._watch(grammar.wakes_at) if grammar.wakes_at is not None else None
-        return lambda: GuidanceConstraint(self, matcher.deep_copy(), watch=watch, is_silent=grammar.is_silent)
+        return CompiledGrammar(self, grammar, matcher, watch)
 
     def _matcher(self, grammar: Grammar) -> LLMatcher:
         with self._lock:
@@ -81,6 +83,30 @@ class GuidanceVocabulary:
             if marker not in self._watches:
                 self._watches[marker] = WakeWatch(self.tokenizer, marker, vocab_size=self.vocab_size)
             return self._watches[marker]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledGrammar:
+    """Makes a grammar's hold for one sequence after another.
+
+    Attributes:
+        vocabulary: the model's.
+        grammar: what was compiled: all that another process with the same model needs.
+    """
+
+    vocabulary: GuidanceVocabulary
+    grammar: Grammar
+    _matcher: LLMatcher
+    _watch: WakeWatch | None
+
+    def __call__(self) -> "GuidanceConstraint":
+        """At the grammar's beginning."""
+        matcher = self._matcher.deep_copy()
+        return GuidanceConstraint(self.vocabulary, matcher, watch=self._watch, is_silent=self.grammar.is_silent)
+
+    def to_json(self) -> dict[str, Any]:
+        """The grammar as JSON's types."""
+        return dataclasses.asdict(self.grammar)
 
 
 class GuidanceConstraint:

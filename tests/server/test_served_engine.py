@@ -1,0 +1,147 @@
+"""A server whose engine has a process of its own, which ends."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from understudy.engine import RemoteEngine
+from understudy.model.gguf_writer import write_gguf
+from understudy.server import ServedModel, create_app
+from understudy.testing import byte_tokenizer, random_tensors, tiny_config
+
+BODY: dict[str, Any] = {
+    "model": "tiny",
+    "messages": [{"role": "user", "content": "Hi"}],
+    "temperature": 0,
+    "logit_bias": {"3": -100, "4": -100, "5": -100},  # all that ends an answer
+}
+CHAT = "/v1/chat/completions"
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> ServedModel:
+    path, config = tmp_path / "tiny.gguf", tiny_config()
+    write_gguf(path, config, random_tensors(config), byte_tokenizer().definition, None, file_type="f16")
+    return ServedModel.at(path, own_process=True)
+
+
+@pytest.fixture
+async def client(served: ServedModel) -> AsyncIterator[httpx.AsyncClient]:
+    app: FastAPI = create_app(served)
+    app.state.shelf.load()
+    try:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", timeout=60
+        ) as client:
+            yield client
+    finally:
+        app.state.shelf.close()
+
+
+def kill(served: ServedModel) -> RemoteEngine:
+    engine = served.engine
+    assert isinstance(engine, RemoteEngine)
+    os.kill(engine.pid, signal.SIGKILL)
+    return engine
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+async def test_it_answers_as_one_in_this_process(client: httpx.AsyncClient, served: ServedModel) -> None:
+    """Whole and streamed, with functions, likelihoods, several choices, and vectors."""
+    path = served.model.files.path
+    here = ServedModel.at(path)
+    app = create_app(here)
+    app.state.shelf.load()
+    tool = {"type": "function", "function": {"name": "open_gate", "parameters": {"type": "object", "properties": {}}}}
+    bodies = [
+        {**BODY, "max_tokens": 8},
+        {**BODY, "max_tokens": 8, "n": 2, "temperature": 1, "seed": 3},
+        {**BODY, "max_tokens": 8, "logprobs": True, "top_logprobs": 2},
+        {**BODY, "max_tokens": 60, "tools": [tool], "tool_choice": "required"},
+        {**BODY, "max_tokens": 8, "stop": ["a"]},
+        {**BODY, "max_tokens": 5000},
+        {**BODY, "max_tokens": 8, "response_format": {"type": "json_object"}, "messages": BODY["messages"] * 3},
+    ]
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as other:
+            for body in bodies:
+                answers = [(await one.post(CHAT, json=body)).json() for one in (client, other)]
+                for answer in answers:
+                    for part in (answer, *[c for ch in answer["choices"] for c in ch["message"].get("tool_calls", [])]):
+                        part.pop("id")
+                    answer.pop("created")
+                assert answers[0] == answers[1]
+            vectors = [
+                (await one.post("/v1/embeddings", json={"model": "tiny", "input": ["a", "bc"]})).json()
+                for one in (client, other)
+            ]
+            assert vectors[0] == vectors[1]
+            shapes = [(await one.get("/v1/manifest")).json() for one in (client, other)]
+            assert shapes[0] == shapes[1]
+    finally:
+        app.state.shelf.close()
+
+
+async def test_an_answer_whose_engine_ends_says_so(client: httpx.AsyncClient, served: ServedModel) -> None:
+    asked = asyncio.create_task(client.post(CHAT, json={**BODY, "stream": True, "max_tokens": 4000}))
+    while not served.engine.stats().num_running:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)  # some words are there
+    killed = kill(served)
+    text = (await asked).text
+    assert '"content":"' in text
+    assert "not complete" in text
+    assert text.endswith("data: [DONE]\n\n")
+    wait_until(lambda: killed.absence is None)
+    assert (await client.post(CHAT, json={**BODY, "max_tokens": 4})).status_code == 200
+
+
+async def test_meanwhile_it_is_not_ready(client: httpx.AsyncClient, served: ServedModel) -> None:
+    assert (await client.get("/v1/health/ready")).status_code == 200
+    engine = kill(served)
+    wait_until(lambda: engine.absence is not None)
+    ready, live, chat, metrics, manifest = [
+        await client.get("/v1/health/ready"),
+        await client.get("/v1/health/live"),
+        await client.post(CHAT, json=BODY),
+        await client.get("/metrics"),
+        await client.get("/v1/manifest"),
+    ]
+    assert (ready.status_code, live.status_code, metrics.status_code, manifest.status_code) == (503, 200, 200, 200)
+    assert (chat.status_code, chat.headers["retry-after"]) == (503, "2")
+    assert chat.json()["error"]["code"] == "engine_absent"
+    wait_until(lambda: engine.absence is None)
+    assert (await client.get("/v1/health/ready")).status_code == 200
+
+
+async def test_one_whose_file_was_replaced_waits_for_a_reload(
+    client: httpx.AsyncClient, served: ServedModel, tmp_path: Path
+) -> None:
+    config, part = tiny_config(), tmp_path / "part"
+    write_gguf(part, config, random_tensors(config, seed=1), byte_tokenizer().definition, None, file_type="f16")
+    part.replace(tmp_path / "tiny.gguf")
+    engine = kill(served)
+    wait_until(lambda: "another file" in str(engine.absence))
+    answer = await client.post(CHAT, json=BODY)
+    assert answer.status_code == 503
+    assert "reload the model" in answer.json()["error"]["message"]
+    reloads = client._transport.app.state.reloads  # type: ignore[attr-defined]
+    assert [one["status"] for one in await reloads.reload()] == ["reloaded"]
+    assert (await client.post(CHAT, json={**BODY, "max_tokens": 4})).status_code == 200
