@@ -386,6 +386,34 @@ def test_it_ends_with_the_process_that_started_it() -> None:
         assert settles(lambda: not Path(f"/proc/{pid}").exists())
 
 
+def test_no_file_of_the_current_folder_is_taken_for_a_module(tmp_path: Path) -> None:
+    (tmp_path / "logging.py").write_text("raise RuntimeError('not this one')")
+    code = "from understudy.npc.model import Model\nwith Model.load(own_process=True) as model: print(model.engine.pid)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert int(done.stdout)
+
+
+def test_closing_does_not_wait_for_what_takes_a_while() -> None:
+    model = Model.load(own_process=True)
+    failures: list[Exception] = []
+
+    def embed() -> None:
+        try:
+            model.engine.embed([[100] * 4000] * 400)
+        except EngineError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=embed)
+    thread.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    model.close()
+    assert time.monotonic() - began < 5
+    thread.join(WAIT_S)
+    assert len(failures) == 1
+
+
 def test_small_models_have_a_process_of_their_own_where_nobody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     with Model.load(own_process=None) as small:
         assert isinstance(small.engine, RemoteEngine)

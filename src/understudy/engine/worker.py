@@ -38,8 +38,11 @@ def serve_engine(channel: Channel, engine: Engine, *, revive: Revive) -> None:
     engine.on_step = outbox.flush
     desk = _Desk(engine, outbox, revive)
     with ThreadPoolExecutor(_NUM_THREADS) as pool, contextlib.suppress(EOFError):
-        while True:
-            desk.take(*channel.receive(), pool)
+        try:
+            while True:
+                desk.take(*channel.receive(), pool)
+        finally:
+            desk.close()
 
 
 class LogToChannel(logging.Handler):
@@ -72,26 +75,29 @@ class _Outbox:
             self._is_due = self._is_due or is_due
             self._has_end = self._has_end or is_end
 
-    def flush(self) -> None:
-        """Send all; where nobody listens any more, it is lost."""
+    def flush(self, *, is_due: bool = False) -> None:
+        """Send all, where something is due or the other side's figures are old."""
         # Before the lock: who closes the engine holds the engine's, and tells by this outbox what failed.
         stats = dataclasses.asdict(self._engine.stats()) if self._has_end else None
         with self._sending:
             with self._changing:
                 num_running = self._engine.num_running
-                if not (self._is_due or num_running != self._num_running):
+                if not (is_due or self._is_due or self._has_end or num_running != self._num_running):
                     return
                 chunks, self._chunks = self._chunks, []
                 self._is_due = False
                 self._has_end, self._num_running = self._has_end and stats is None, num_running
             self._send(["step", num_running, stats, chunks])
+        if self._has_end:  # it came after the look at the figures
+            self.flush()
 
     def tell(self, record: list[Any], blob: bytes | memoryview = b"") -> None:
         """Send something else, after all that came before it."""
-        self.flush()
+        self.flush(is_due=True)
         self._send(record, blob)
 
     def _send(self, record: list[Any], blob: bytes | memoryview = b"") -> None:
+        """Where nobody listens any more, it is lost."""
         with contextlib.suppress(OSError, ValueError):
             self._channel.send(record, blob)
 
@@ -158,6 +164,7 @@ class _Desk:
         self._open: dict[int, _Told] = {}
         self._coming: set[int] = set()  # taken, and not with the engine yet, or a call
         self._unwanted: set[int] = set()  # of these
+        self._is_closed = False
 
     def forget(self, number: int) -> None:
         """A request ended."""
@@ -181,6 +188,11 @@ class _Desk:
             self._answer(record, blob)
         else:
             pool.submit(self._answer, record, blob)
+
+    def close(self) -> None:
+        """End what takes a while: nobody waits for it any more."""
+        self._is_closed = True
+        self._unwanted |= self._coming
 
     def _cancel(self, number: int) -> None:
         if number in self._coming:
@@ -223,6 +235,8 @@ class _Desk:
     def _call(self, kind: str, number: int, given: list[Any], blob: bytes) -> None:
         if kind == "embed":
             vectors = self._engine.embed(given[0], is_cancelled=lambda: number in self._unwanted)
+            if self._is_closed:  # they are not whole
+                raise EngineError("The engine was closed meanwhile.")
             self.outbox.tell(["result", number, vectors.shape], vectors.tobytes())
         elif kind == "export":
             kept = self._engine.export_prefix(given[0], start=given[1], max_bytes=given[2])

@@ -17,7 +17,8 @@ from understudy.model.gpu_limits import GpuLimits
 
 __all__ = ["main", "start_engine"]
 
-_PROGRAM = "from understudy.npc.engine_process import main; main()"
+# The package may lie where only this process looks for it.
+_PROGRAM = "import sys; sys.path.append({!r}); from understudy.npc.engine_process import main; main()"
 _GC_THRESHOLD = 20_000
 
 
@@ -41,7 +42,9 @@ def start_engine(files: LoadedModel, *, path: Path | None, adapter: Path | None,
         "seen": _seen(files.path, adapter),
     }
     level = logging.getLogger("understudy").getEffectiveLevel()
-    return RemoteEngine([sys.executable, "-c", _PROGRAM], {**setup, "log_level": level}, config=files.config)
+    program = _PROGRAM.format(str(Path(__file__).parents[2]))
+    # -P: the folder that a player starts the game in is no place for modules.
+    return RemoteEngine([sys.executable, "-P", "-c", program], {**setup, "log_level": level}, config=files.config)
 
 
 def _seen(*paths: Path | None) -> list[list[int]]:
