@@ -91,9 +91,10 @@ class Server:
         return len(list((place / "task").iterdir())), len(list((place / "fd").iterdir()))
 
     def engine(self) -> int:
-        """The process that computes; 0 while there is none."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[0]) if children else 0
+        """The process that computes; whichever thread started it."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        (found,) = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        return found
 
     def is_ready(self) -> bool:
         """What it says of itself."""

@@ -78,7 +78,7 @@ class _Outbox:
     def flush(self, *, is_due: bool = False) -> None:
         """Send all, where something is due or the other side's figures are old."""
         # Before the lock: who closes the engine holds the engine's, and tells by this outbox what failed.
-        stats = dataclasses.asdict(self._engine.stats()) if self._has_end else None
+        stats = vars(self._engine.stats()) if self._has_end else None
         with self._sending:
             with self._changing:
                 num_running = self._engine.num_running
