@@ -382,6 +382,14 @@ NB_MODULE(_native, m) {
 
     nb::class_<Model>(m, "Model")
         .def(nb::init<const ModelShape&, int, const std::string&>(), "shape"_a, "num_threads"_a, "kernels"_a)
+        .def(nb::init<const Model&, int>(), "base"_a, "num_threads"_a)
+        .def("set_adapter",
+             [](Model& model, int64_t layer, int slot, const Floats2& a, const Floats2& b) {
+                 require(slot >= 0 && slot < kNumSlots, "a slot is from 0 to 5");
+                 require(a.shape(0) == b.shape(1), "A is (rank, inputs), and B (outputs, rank)");
+                 nb::gil_scoped_release released;
+                 model.set_adapter(layer, static_cast<Slot>(slot), static_cast<int64_t>(a.shape(0)), {a.data(), a.size()}, {b.data(), b.size()});
+             })
         .def("set_matrix",
              [](Model& model, int64_t layer, int slot, int kind, int64_t rows, int64_t cols, const Bytes& source) {
                  require(slot >= 0 && slot < kNumSlots, "a slot is from 0 to 5");

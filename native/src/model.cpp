@@ -24,12 +24,20 @@ void KvPool::copy_block(int64_t from, int64_t to) {
 }
 
 Model::Model(const ModelShape& shape, int num_threads, const std::string& kernels)
-    : shape_(shape), kernels_(&find_kernels(kernels)), team_(num_threads), layers_(static_cast<size_t>(shape.num_layers)) {
+    : shape_(shape), kernels_(&find_kernels(kernels)), team_(num_threads), weights_(std::make_shared<Weights>()) {
+    weights_->layers.resize(static_cast<size_t>(shape.num_layers));
     if (shape.head_dim % 16 || shape.head_dim < 16) throw std::invalid_argument("head_dim must be a multiple of 16");
     if (shape.num_heads % shape.num_kv_heads) throw std::invalid_argument("num_heads must be a multiple of num_kv_heads");
     for (int64_t i = 0; i < shape.rotary_dim / 2; ++i)
         frequencies_.push_back(1.0f / std::pow(shape.rope_theta, static_cast<float>(2 * i) / static_cast<float>(shape.rotary_dim)));
     qkv_stride_ = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+}
+
+Model::Model(const Model& base, int num_threads) : Model(base.shape_, num_threads, base.kernels_->name) {
+    if (!base.is_complete()) throw std::invalid_argument("a matrix or norm of the model was not set");
+    weights_ = base.weights_;
+    is_sharing_ = true;
+    skips_zeros_ = base.skips_zeros_;
 }
 
 void Model::fill(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source, bool is_neuron_major) {
@@ -43,32 +51,54 @@ void Model::fill(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<co
     to.packed.data = to.memory.data();
 }
 
-void Model::set_matrix(int64_t layer, Slot slot, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source) {
+std::pair<int64_t, int64_t> Model::shape_of(Slot slot) const {
     int64_t heads = shape_.num_heads * shape_.head_dim, kv = shape_.num_kv_heads * shape_.head_dim;
     const std::array<std::pair<int64_t, int64_t>, kNumSlots> shapes = {{{heads, shape_.hidden}, {kv, shape_.hidden}, {kv, shape_.hidden},
                                                                        {shape_.hidden, heads}, {shape_.mlp, shape_.hidden}, {shape_.hidden, shape_.mlp}}};
-    if (layer < 0 || layer >= shape_.num_layers || shapes.at(static_cast<size_t>(slot)) != std::pair(rows, cols))
+    return shapes.at(static_cast<size_t>(slot));
+}
+
+void Model::set_matrix(int64_t layer, Slot slot, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source) {
+    if (layer < 0 || layer >= shape_.num_layers || shape_of(slot) != std::pair(rows, cols) || is_sharing_)
         throw std::invalid_argument("a matrix does not fit the model's shape");
-    fill(layers_[static_cast<size_t>(layer)].matrices[static_cast<size_t>(slot)], kind, rows, cols, source, slot == Slot::Down && has_lines(kind));
+    fill(weights_->layers[static_cast<size_t>(layer)].matrices[static_cast<size_t>(slot)], kind, rows, cols, source, slot == Slot::Down && has_lines(kind));
 }
 
 void Model::set_head(Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source) {
-    if (rows != shape_.vocab || cols != shape_.hidden) throw std::invalid_argument("the head does not fit the model's shape");
-    fill(head_, kind, rows, cols, source, false);
+    if (rows != shape_.vocab || cols != shape_.hidden || is_sharing_) throw std::invalid_argument("the head does not fit the model's shape");
+    fill(weights_->head, kind, rows, cols, source, false);
 }
 
 void Model::set_norm(int64_t layer, int which, std::span<const float> gain, std::span<const float> bias) {
     auto size = static_cast<size_t>(shape_.hidden);
-    if (layer < 0 || layer > shape_.num_layers || which < 0 || which > 1 || gain.size() != size || bias.size() != size)
+    if (layer < 0 || layer > shape_.num_layers || which < 0 || which > 1 || is_sharing_ || gain.size() != size || bias.size() != size)
         throw std::invalid_argument("a norm does not fit the model's shape");
-    Norm& to = layer == shape_.num_layers ? last_norm_ : layers_[static_cast<size_t>(layer)].norms[static_cast<size_t>(which)];
+    Norm& to = layer == shape_.num_layers ? weights_->last_norm : weights_->layers[static_cast<size_t>(layer)].norms[static_cast<size_t>(which)];
     to.gain.assign(gain.begin(), gain.end());
     to.bias.assign(bias.begin(), bias.end());
 }
 
+void Model::set_adapter(int64_t layer, Slot slot, int64_t rank, std::span<const float> a, std::span<const float> b) {
+    bool is_head = layer == shape_.num_layers;
+    auto [rows, cols] = is_head ? std::pair(shape_.vocab, shape_.hidden) : shape_of(slot);
+    if (layer < 0 || layer > shape_.num_layers || rank < 1 || std::ssize(a) != rank * cols || std::ssize(b) != rows * rank)
+        throw std::invalid_argument("an adapter does not fit the model's shape");
+    adapters_.resize(static_cast<size_t>(shape_.num_layers * kNumSlots + 1));
+    Adapter& to = adapters_[static_cast<size_t>(layer * kNumSlots + (is_head ? 0 : static_cast<int64_t>(slot)))];
+    auto bytes = [](std::span<const float> x) { return std::span(reinterpret_cast<const uint8_t*>(x.data()), x.size_bytes()); };
+    fill(to.a, Kind::F32, rank, cols, bytes(a), false);
+    fill(to.b, Kind::F32, rows, rank, bytes(b), false);
+}
+
+const Model::Adapter* Model::adapter(int64_t layer, Slot slot) const {
+    if (adapters_.empty()) return nullptr;
+    const Adapter& found = adapters_[static_cast<size_t>(layer * kNumSlots + static_cast<int64_t>(slot))];
+    return found.a.packed.data ? &found : nullptr;
+}
+
 bool Model::is_complete() const {
-    bool complete = head_.packed.data && !last_norm_.gain.empty();
-    for (const Layer& layer : layers_) {
+    bool complete = weights_->head.packed.data && !weights_->last_norm.gain.empty();
+    for (const Layer& layer : weights_->layers) {
         for (const Matrix& matrix : layer.matrices) complete = complete && matrix.packed.data;
         for (const Norm& norm : layer.norms) complete = complete && !norm.gain.empty();
     }
@@ -76,8 +106,11 @@ bool Model::is_complete() const {
 }
 
 size_t Model::weight_bytes() const {
-    size_t total = head_.memory.bytes();
-    for (const Layer& layer : layers_)
+    size_t total = 0;
+    for (const Adapter& adapter : adapters_) total += adapter.a.memory.bytes() + adapter.b.memory.bytes();
+    if (is_sharing_) return total;
+    total += weights_->head.memory.bytes();
+    for (const Layer& layer : weights_->layers)
         for (const Matrix& matrix : layer.matrices) total += matrix.memory.bytes();
     return total;
 }
@@ -144,6 +177,13 @@ void Model::prepare(std::span<const Stretch> stretches, Output kind) {
                              num_logits * static_cast<size_t>(up_to(shape_.vocab, 16))) * floats);
     picked_.reserve(std::max<size_t>(1, num_logits) * static_cast<size_t>(shape_.hidden) * floats);
     int64_t widest = up_to(std::max({shape_.hidden, shape_.mlp, shape_.num_heads * shape_.head_dim}), 256);
+    int64_t highest = 0;
+    for (const Adapter& adapter : adapters_) highest = std::max(highest, adapter.a.packed.rows);
+    if (highest) {
+        low_.reserve(rows * static_cast<size_t>(up_to(highest, kPanelRows)) * floats);
+        added_.reserve(std::max(rows * static_cast<size_t>(up_to(std::max({shape_.hidden, shape_.mlp, qkv_stride_}), kPanelRows)),
+                                num_logits * static_cast<size_t>(up_to(shape_.vocab, kPanelRows))) * floats);
+    }
     levels_.reserve(rows * static_cast<size_t>(widest + widest / 256 * 4 * (1 + kSumsIn256)) + 192);
     active_.clear();
     int64_t line_stride = up_to(shape_.mlp, 256);
@@ -219,6 +259,21 @@ void Model::multiply(const Matrix& matrix, const Input& input, int64_t num_rows,
         return work(first * grain, std::min(last * grain, parts));
     }
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < units;) work(i * grain, std::min((i + 1) * grain, parts));
+}
+
+// B (A x) of an adapter; `done` is told the columns of it as they come, when every member is behind what it did before.
+template <class Done>
+void Model::adapt(const Adapter& adapter, const float* x, int64_t x_stride, int64_t num_rows, int member, Done done) {
+    const PackedMatrix &a = adapter.a.packed, &b = adapter.b.packed;
+    float *low = low_.as<float>(), *added = added_.as<float>();
+    int64_t low_stride = a.panels() * kPanelRows, stride = b.panels() * kPanelRows;
+    auto [first, last] = share(a.panels(), member);
+    if (first < last) kernels_->matmul_float(a, x, x_stride, num_rows, first, last, low, low_stride);
+    team_.barrier(member);
+    auto [begin, end] = share(b.panels(), member);
+    if (begin == end) return;
+    kernels_->matmul_float(b, low, low_stride, num_rows, begin, end, added, stride);
+    done(begin * kPanelRows, std::min(end * kPanelRows, b.rows), added, stride);
 }
 
 void Model::norm_rows(const Norm& norm, const float* x, int64_t num_rows, int member, float* y) {
@@ -310,7 +365,7 @@ void Model::forward(KvPool& pool, std::span<const Stretch> stretches, float* x, 
 void Model::set_census(bool counts) {
     std::lock_guard lock(mutex_);
     counts_ = counts;
-    if (counts) census_.assign(layers_.size(), {});
+    if (counts) census_.assign(weights_->layers.size(), {});
 }
 
 void Model::count(Census& census, const float* activations, int64_t from, int64_t to, int64_t stride) {
@@ -328,10 +383,15 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
     float *normed = normed_.as<float>(), *qkv = qkv_.as<float>(), *mixed = mixed_.as<float>();
     float *activations = hidden_.as<float>(), *output = output_.as<float>();
     // y = W input, added to the residual stream; a member adds the columns that it made.
-    auto add_to_stream = [&](const Matrix& matrix, const Input& input, Slot slot) {
-        multiply(matrix, input, rows, member, output, out_stride, next_part(slot), [&](int64_t from, int64_t to) {
-            for (int64_t m = 0; m < rows; ++m) kernels_->add(output + m * out_stride + from, to - from, x + m * hidden + from);
-        });
+    auto add = [&](const float* source, int64_t source_stride, int64_t from, int64_t to, float* y, int64_t stride) {
+        for (int64_t m = 0; m < rows; ++m) kernels_->add(source + m * source_stride + from, to - from, y + m * stride + from);
+    };
+    auto add_to_stream = [&](const Matrix& matrix, const Input& input, const Adapter* beside, Slot slot) {
+        multiply(matrix, input, rows, member, output, out_stride, next_part(slot),
+                 [&](int64_t from, int64_t to) { add(output, out_stride, from, to, x, hidden); });
+        if (beside)
+            adapt(*beside, input.floats, input.size, rows, member,
+                  [&](int64_t from, int64_t to, const float* added, int64_t stride) { add(added, stride, from, to, x, hidden); });
         team_.barrier(member);
     };
     auto enter = [&](const Input& input) {
@@ -341,7 +401,7 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         }
     };
     for (int64_t i = 0; i < shape_.num_layers; ++i) {
-        const Layer& layer = layers_[static_cast<size_t>(i)];
+        const Layer& layer = weights_->layers[static_cast<size_t>(i)];
         auto matrix = [&](Slot slot) -> const Matrix& { return layer.matrices[static_cast<size_t>(slot)]; };
         norm_rows(layer.norms[0], x, rows, member, normed);
         if (member == 0) {
@@ -353,6 +413,12 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         enter(input);
         for (auto [slot, at] : {std::pair(Slot::Q, int64_t{0}), {Slot::K, heads}, {Slot::V, heads + kv}})
             multiply(matrix(slot), input, rows, member, qkv + at, qkv_stride_, next_part(slot), [](int64_t, int64_t) {});
+        for (auto [slot, at] : {std::pair(Slot::Q, int64_t{0}), {Slot::K, heads}, {Slot::V, heads + kv}})
+            if (const Adapter* beside = adapter(i, slot)) {
+                adapt(*beside, normed, hidden, rows, member,
+                      [&](int64_t from, int64_t to, const float* added, int64_t stride) { add(added, stride, from, to, qkv + at, qkv_stride_); });
+                team_.barrier(member);  // the next adapter writes where this one's sums lie
+            }
         team_.barrier(member);
         rotate_and_store(member, pool, stretches, i);
         // Behind the last layer's keys and values only those rows go on whose logits are wanted.
@@ -367,39 +433,52 @@ void Model::walk(int member, KvPool& pool, std::span<const Stretch> stretches, f
         team_.barrier(member);
         input = input_for({&matrix(Slot::O)}, mixed, heads, rows, levels_);
         enter(input);
-        add_to_stream(matrix(Slot::O), input, Slot::O);
+        add_to_stream(matrix(Slot::O), input, adapter(i, Slot::O), Slot::O);
 
         norm_rows(layer.norms[1], x, rows, member, normed);
         team_.barrier(member);
         input = input_for({&matrix(Slot::Up)}, normed, hidden, rows, levels_);
         enter(input);
-        multiply(matrix(Slot::Up), input, rows, member, activations, mlp_stride, next_part(Slot::Up), [&](int64_t from, int64_t to) {
+        const Adapter* beside = adapter(i, Slot::Up);
+        auto bend = [&](int64_t from, int64_t to) {
             for (int64_t m = 0; m < rows; ++m) kernels_->relu2(activations + m * mlp_stride + from, to - from);
             if (counts_) count(census_[static_cast<size_t>(i)], activations, from, to, mlp_stride);
+        };
+        multiply(matrix(Slot::Up), input, rows, member, activations, mlp_stride, next_part(Slot::Up), [&](int64_t from, int64_t to) {
+            if (!beside) bend(from, to);
         });
+        if (beside)
+            adapt(*beside, normed, hidden, rows, member, [&](int64_t from, int64_t to, const float* added, int64_t stride) {
+                add(added, stride, from, to, activations, mlp_stride);
+                bend(from, to);
+            });
         team_.barrier(member);
         input = input_for({&matrix(Slot::Down)}, activations, mlp_stride, rows, levels_);
         enter(input);
-        add_to_stream(matrix(Slot::Down), input, Slot::Down);
+        add_to_stream(matrix(Slot::Down), input, adapter(i, Slot::Down), Slot::Down);
     }
     if (!wanted) return;
     float* picked = kind == Output::kHidden ? out : picked_.as<float>();
     auto [begin, end] = share(wanted, member);
     for (int64_t j = begin; j < end; ++j)
-        kernels_->layer_norm(x + (leaves_rows() ? j : logit_rows_[static_cast<size_t>(j)]) * hidden, last_norm_.gain.data(), last_norm_.bias.data(),
+        kernels_->layer_norm(x + (leaves_rows() ? j : logit_rows_[static_cast<size_t>(j)]) * hidden, weights_->last_norm.gain.data(), weights_->last_norm.bias.data(),
                              shape_.norm_eps, hidden, picked + j * hidden);
     if (kind == Output::kHidden) return;
     team_.barrier(member);
-    Input input = input_for({&head_}, picked, hidden, wanted, levels_);
+    Input input = input_for({&weights_->head}, picked, hidden, wanted, levels_);
     if (input.wants_levels) {
         quantize(input, wanted, member);
         team_.barrier(member);
     }
     int64_t stride = up_to(shape_.vocab, 16);
-    multiply(head_, input, wanted, member, output, stride, next_parts_[kNumSlots], [&](int64_t from, int64_t to) {
+    multiply(weights_->head, input, wanted, member, output, stride, next_parts_[kNumSlots], [&](int64_t from, int64_t to) {
         for (int64_t j = 0; j < wanted; ++j)
             std::memcpy(out + j * shape_.vocab + from, output + j * stride + from, static_cast<size_t>(to - from) * sizeof(float));
     });
+    if (const Adapter* beside = adapter(shape_.num_layers, Slot::Q))
+        adapt(*beside, picked, hidden, wanted, member, [&](int64_t from, int64_t to, const float* added, int64_t added_stride) {
+            for (int64_t j = 0; j < wanted; ++j) kernels_->add(added + j * added_stride + from, to - from, out + j * shape_.vocab + from);
+        });
 }
 
 }  // namespace understudy

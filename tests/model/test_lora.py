@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from understudy.engine import Step
-from understudy.errors import ModelFileError
+from understudy.errors import EngineError, ModelFileError
 from understudy.kernels.formats import StorageType, quantize
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.gguf_writer import write_gguf
-from understudy.model.lora import is_adapter, read_adapter, with_adapter
+from understudy.model.lora import beside_adapter, is_adapter, read_adapter, with_adapter
 from understudy.model.native_backend import CpuBackend, why_not_native
 from understudy.model.transformer import ReferenceBackend
 from understudy.model.weights import Weight
@@ -98,6 +98,85 @@ def test_on_a_packed_base_by_the_compiled_kernels(
     wanted, got = logits(with_adapter(tiny_model(), adapter)), logits(merged, CpuBackend)
     # Of what the adapter changes, at most this share is lost to rounding.
     assert np.linalg.norm(got - wanted) < share * np.linalg.norm(logits(base) - wanted)
+
+
+@pytest.mark.skipif(why_not_native(tiny_config()) is not None, reason="no native kernels")
+@pytest.mark.parametrize(
+    "modules", [LORA_MODULES, ("k_proj", "down_proj"), ("up_proj",), ("q_proj", "v_proj", "o_proj")]
+)
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_beside_a_loaded_base_it_computes_the_same(tmp_path: Path, modules: tuple[str, ...], num_threads: int) -> None:
+    recipe = LoraRecipe(rank=5, alpha=12.0, modules=modules)
+    adapter, files = read_adapter(write(tmp_path, recipe, "gguf")), tiny_model()
+    wanted, plain = logits(with_adapter(files, adapter)), logits(files)
+    base = CpuBackend(files.config, files.weights, num_threads=num_threads)
+    voice = base.adapted({name: adapter.scaled(name) for name in adapter.pairs})
+    got = voice.forward([Step(voice.new_cache(), IDS, len(IDS))])[0]
+    assert abs(plain - wanted).max() > 1
+    np.testing.assert_allclose(got, wanted, atol=0.02)  # keys and values of 16 bits
+    # One by one, and in a batch in which few rows go on behind the last layer, it is the same bit for bit.
+    cache = voice.new_cache()
+    alone = np.concatenate([voice.forward([Step(cache, [i])])[0] for i in IDS])
+    assert np.array_equal(alone, got)
+    batch = [Step(voice.new_cache(), IDS, 2), Step(voice.new_cache(), IDS[:7], 1), Step(voice.new_cache(), IDS[:3], 0)]
+    together = voice.forward(batch)
+    assert np.array_equal(together[0], got[-2:])
+    assert np.array_equal(together[1], got[6:7])
+    # The base goes on as if there were no adapter, and its caches are not the adapter's.
+    np.testing.assert_allclose(base.forward([Step(base.new_cache(), IDS, len(IDS))])[0], plain, atol=0.02)
+    with pytest.raises(EngineError, match="foreign cache"):
+        base.forward([Step(cache, [1])])
+    assert voice.memory().weight_bytes < base.memory().weight_bytes
+
+
+@pytest.mark.skipif(why_not_native(tiny_config()) is not None, reason="no native kernels")
+@pytest.mark.parametrize("stored", [StorageType.Q8_0, StorageType.F16])
+def test_beside_a_packed_base_nothing_of_an_adapter_is_rounded(tmp_path: Path, stored: StorageType) -> None:
+    recipe = LoraRecipe(rank=4, alpha=12.0)
+    adapter, files = read_adapter(write(tmp_path, recipe, "gguf")), tiny_model()
+    packed = {
+        name: Weight(quantize(w.dense(), stored), stored, w.shape) if "proj" in name else w
+        for name, w in files.weights.items()
+    }
+    rounded = {n: Weight(w.dense(), StorageType.F32, w.shape) for n, w in packed.items()}
+    base = CpuBackend(files.config, packed)
+    voice = base.adapted({name: adapter.scaled(name) for name in adapter.pairs})
+    got = voice.forward([Step(voice.new_cache(), IDS, len(IDS))])[0]
+    wanted = logits(with_adapter(dataclasses.replace(files, weights=rounded), adapter))
+    plain = logits(dataclasses.replace(files, weights=rounded))
+    # What is left is the 8-bit activations of the base's products.
+    assert np.linalg.norm(got - wanted) < 0.03 * np.linalg.norm(plain - wanted)
+
+
+@pytest.mark.skipif(why_not_native(tiny_config()) is not None, reason="no native kernels")
+def test_the_head_may_be_adapted_and_the_input_table_not() -> None:
+    files = tiny_model()
+    rng = np.random.default_rng(3)
+    a = rng.standard_normal((17, files.config.hidden_size)).astype(np.float32)
+    b = rng.standard_normal((files.config.vocab_size, 17)).astype(np.float32)
+    base = CpuBackend(files.config, files.weights, num_threads=2)
+    voice = base.adapted({"lm_head.weight": (a, b)})
+    step = [IDS, len(IDS)]
+    hidden = base.hidden_states([Step(base.new_cache(), IDS)])[0]
+    plain, got = (one.forward([Step(one.new_cache(), *step)])[0] for one in (base, voice))  # type: ignore[arg-type]
+    np.testing.assert_allclose(got, plain + hidden @ a.T @ b.T, rtol=1e-4, atol=1e-3)
+    with pytest.raises(KeyError):
+        base.adapted({"model.embed_tokens.weight": (a, b)})
+    with pytest.raises(ValueError, match="does not fit"):
+        base.adapted({"model.layers.0.mlp.up_proj.weight": (a, b)})
+
+
+def test_files_beside_each_other(tmp_path: Path) -> None:
+    """So that a saved session knows which of two adapters it belongs to."""
+    files = tiny_model()
+    first, second = (
+        beside_adapter(files, read_adapter(write(tmp_path, LoraRecipe(rank=rank), "gguf"))) for rank in (2, 3)
+    )
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert first.weights[name] is files.weights[name]
+    assert first.weights[f"{name}.lora_a"].shape != second.weights[f"{name}.lora_a"].shape
+    with pytest.raises(ModelFileError, match="does not fit"):
+        beside_adapter(tiny_model(intermediate_size=64), read_adapter(write(tmp_path, LoraRecipe(rank=2), "gguf")))
 
 
 def test_what_is_no_adapter(tmp_path: Path) -> None:

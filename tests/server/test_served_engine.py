@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from understudy.engine import RemoteEngine
-from understudy.model.gguf_writer import write_gguf
+from understudy.engine import RemoteEngine, SamplingParams
+from understudy.kernels.formats import StorageType
+from understudy.model.gguf_writer import write_gguf, write_gguf_tensors
+from understudy.model.native_backend import why_not_native
+from understudy.prompt import Conversation, Message
 from understudy.server import ServedModel, create_app
 from understudy.testing import byte_tokenizer, random_tensors, tiny_config
 
@@ -97,6 +101,57 @@ async def test_it_answers_as_one_in_this_process(client: httpx.AsyncClient, serv
             assert shapes[0] == shapes[1]
     finally:
         app.state.shelf.close()
+
+
+def write_adapter(path: Path, scale: float) -> Path:
+    """One that changes what every layer hands on."""
+    keys = {"general.architecture": "nemotron", "general.type": "adapter", "adapter.type": "lora"}
+    rng = np.random.default_rng(1)
+    values = {"lora_a": rng.standard_normal((2, 64)), "lora_b": scale * rng.standard_normal((64, 2))}
+    names = {f"blk.{n}.attn_output.weight.{end}": v.astype("<f4") for n in range(2) for end, v in values.items()}
+    shapes = {name: (value.shape, StorageType.F32) for name, value in names.items()}
+    write_gguf_tensors(path, {**keys, "adapter.lora.alpha": 2.0}, shapes, lambda n: names[n].reshape(-1).view(np.uint8))
+    return path
+
+
+@pytest.mark.skipif(why_not_native(tiny_config()) is not None, reason="no native kernels")
+def test_adapters_share_the_weights_of_a_model_in_this_process(served: ServedModel, tmp_path: Path) -> None:
+    path, adapter = tmp_path / "tiny.gguf", write_adapter(tmp_path / "bandit.gguf", 0.5)
+    base = ServedModel.at(path)
+    shared, alone = ServedModel.at(path, adapter=adapter, base=base), ServedModel.at(path, adapter=adapter)
+    for one in (base, shared, alone, served):
+        one.load()
+    try:
+        talk = Conversation(messages=(Message(role="user", content="Hi"),))
+        how = SamplingParams(temperature=0, logit_bias=dict.fromkeys((3, 4, 5), -100.0))
+        said = [one.model.generate(talk, sampling=how, max_tokens=12).text() for one in (base, shared, alone)]
+        assert said[1] == said[2] != said[0]
+        sizes = [one.engine.facts.memory.weight_bytes for one in (base, shared, alone)]
+        assert 10 * sizes[1] < sizes[0]
+        assert shared.parent == "tiny"
+        assert shared.model.fingerprint != base.model.fingerprint
+
+        write_adapter(adapter, 5.0)
+        renewed = shared.renewed()  # by its own name; the base is left alone
+        assert renewed.engine.facts.memory.weight_bytes == sizes[1]
+        assert renewed.model.generate(talk, sampling=how, max_tokens=12).text() != said[1]
+        newer = base.renewed()
+        base.close()
+        assert shared.model.generate(talk, sampling=how, max_tokens=12).text() == said[1]  # it holds what it shares
+        again = renewed.renewed()
+        assert again.engine.facts.memory.weight_bytes == sizes[1]  # with the base that took the other's place
+
+        config, part = tiny_config(), tmp_path / "part"
+        write_gguf(part, config, random_tensors(config, seed=1), byte_tokenizer().definition, None, file_type="f16")
+        part.replace(path)
+        other = again.renewed()  # the file is not what the base was made of
+        assert other.engine.facts.memory.weight_bytes > sizes[0] // 2
+        assert ServedModel.at(path, adapter=adapter, base=served).shareable is None  # in a process of its own
+        for one in (renewed, newer, again, other):
+            one.close()
+    finally:
+        for one in (base, shared, alone, served):
+            one.close()
 
 
 async def test_an_answer_whose_engine_ends_says_so(client: httpx.AsyncClient, served: ServedModel) -> None:

@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 #include <atomic>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <stdexcept>
@@ -58,12 +59,18 @@ class Model {
 public:
     // kernels: a name of `available_kernels`, or "" for the best. Throws std::invalid_argument.
     Model(const ModelShape& shape, int num_threads, const std::string& kernels);
+    // Another with the same weights, which both hold, and its own threads and adapter. Throws where they are not complete.
+    Model(const Model& base, int num_threads);
 
     // Weights are copied and re-laid by all threads; `source` is GGML's blocks. Throws where the shape does not fit.
     void set_matrix(int64_t layer, Slot slot, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source);
     void set_head(Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source);
     // which: 0 before attention, 1 before the MLP; layer == num_layers: the last norm. The gain has its 1 added.
     void set_norm(int64_t layer, int which, std::span<const float> gain, std::span<const float> bias);
+
+    // LoRA beside a matrix, y = W x + B (A x): A (rank, cols) and B (rows, rank), scaled; layer == num_layers: the head's.
+    // Before the first pass. Throws where the shape does not fit.
+    void set_adapter(int64_t layer, Slot slot, int64_t rank, std::span<const float> a, std::span<const float> b);
 
     // Whether every matrix and norm was set.
     bool is_complete() const;
@@ -81,6 +88,7 @@ public:
     void set_census(bool counts);
     std::vector<Census> census() const { return census_; }
 
+    // Of weights that are its own: an adapter's alone, where it has another's.
     size_t weight_bytes() const;
     const char* kernels() const { return kernels_->name; }
     const ModelShape& shape() const { return shape_; }
@@ -98,6 +106,14 @@ private:
         std::array<Matrix, kNumSlots> matrices;
         std::array<Norm, 2> norms;
     };
+    struct Weights {
+        std::vector<Layer> layers;
+        Norm last_norm;
+        Matrix head;
+    };
+    struct Adapter {
+        Matrix a, b;
+    };
     // Activations of a step that enter matrices: floats, and levels where a matrix wants them.
     struct Input {
         int64_t size = 0;
@@ -110,6 +126,10 @@ private:
     };
     struct Task { int64_t stretch, kv_head, first, count, to; };  // attention of some tokens, and the row of its result
 
+    std::pair<int64_t, int64_t> shape_of(Slot slot) const;
+    const Adapter* adapter(int64_t layer, Slot slot) const;
+    template <class Done>
+    void adapt(const Adapter& adapter, const float* x, int64_t x_stride, int64_t num_rows, int member, Done done);
     void fill(Matrix& to, Kind kind, int64_t rows, int64_t cols, std::span<const uint8_t> source, bool is_neuron_major);
     void prepare(std::span<const Stretch> stretches, Output kind);
     Input input_for(std::initializer_list<const Matrix*> matrices, float* floats, int64_t size, int64_t num_rows, Buffer& memory);
@@ -132,9 +152,9 @@ private:
     const Kernels* kernels_;
     ThreadTeam team_;
     std::mutex mutex_;
-    std::vector<Layer> layers_;
-    Norm last_norm_;
-    Matrix head_;
+    std::shared_ptr<Weights> weights_;
+    bool is_sharing_ = false;
+    std::vector<Adapter> adapters_;  // kNumSlots a layer, and the head's; empty where there are none
     std::vector<float> frequencies_;
 
     // Of the step under way.
@@ -147,7 +167,7 @@ private:
     std::vector<ActiveLines> active_;
     bool skips_zeros_ = true, counts_ = false;
     std::vector<Census> census_;
-    Buffer normed_, qkv_, mixed_, hidden_, output_, levels_, lines_, scores_, scratch_, picked_;
+    Buffer normed_, qkv_, mixed_, hidden_, output_, levels_, lines_, scores_, scratch_, picked_, low_, added_;
     int64_t qkv_stride_ = 0, scores_stride_ = 0, task_tokens_ = 1;
 };
 

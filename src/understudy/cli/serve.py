@@ -120,29 +120,45 @@ def _tracing(environment: Mapping[str, str]) -> "Tracing | None":
 
 
 def _models(options: "ServerOptions", name: str | None) -> "list[ServedModel]":
-    """The models; an adapter belongs to the model before it, the first one to the embedded model if there is none."""
+    """The models, about to be loaded."""
     from understudy.model.gpu_limits import GpuLimits
-    from understudy.model.lora import is_adapter
     from understudy.quantization.plan import parse_bytes
     from understudy.server import ServedModel
 
     memory = None if options.gpu_memory is None else parse_bytes(options.gpu_memory)
     how: dict[str, Any] = {
-        "own_process": options.engine_process,
         "backend": options.backend,
         "gpu": GpuLimits(memory_bytes=memory, frame_ms=options.gpu_frame_ms),
     }
     models: list[ServedModel] = []
-    base: Path | None = None
-    parent = ""
-    for number, (own, path) in enumerate(options.models.items()):
-        given = name if name is not None and number == 0 else own
-        if is_adapter(path):
-            if not models:
-                models.append(ServedModel.at(None, **how))
-                parent = models[0].name
-            models.append(ServedModel.at(base, name=given, adapter=path, parent=parent, **how))
-        else:
-            models.append(ServedModel.at(path, name=given, **how))
-            base, parent = path, given
-    return models or [ServedModel.at(None, name=name, **how)]
+    for (own, path), adapters in _families(options.models, name):
+        # Adapters share the weights of a model in their process.
+        own_process = False if adapters and options.engine_process is None else options.engine_process
+        base = ServedModel.at(path, name=own, own_process=own_process, **how)
+        beside = [
+            ServedModel.at(path, name=other, adapter=adapter, base=base, own_process=own_process, **how)
+            for other, adapter in adapters
+        ]
+        models += [base, *beside]
+    return models
+
+
+_Family = tuple[tuple[str | None, Path | None], list[tuple[str, Path]]]
+
+
+def _families(models: Mapping[str, Path], name: str | None) -> list[_Family]:
+    """Each model, the embedded one where there is none, with the adapters that follow it; `name` is the first one's."""
+    from understudy.model.lora import is_adapter
+
+    if not models:
+        return [((name, None), [])]
+    families: list[_Family] = []
+    for number, (given, path) in enumerate(models.items()):
+        own = name if name is not None and number == 0 else given
+        if not is_adapter(path):
+            families.append(((own, path), []))
+            continue
+        if not families:
+            families.append(((None, None), []))
+        families[-1][1].append((own, path))
+    return families

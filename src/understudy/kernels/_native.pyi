@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,11 @@ class KvPool:
     def write_block(self, block: int, content: npt.NDArray[np.uint8], /) -> None: ...
 
 class Model:
+    @overload
     def __init__(self, shape: ModelShape, num_threads: int, kernels: str) -> None: ...
+    @overload
+    def __init__(self, base: Model, num_threads: int) -> None: ...
+    def set_adapter(self, layer: int, slot: int, a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], /) -> None: ...
     def set_matrix(
         self, layer: int, slot: int, kind: int, rows: int, cols: int, source: npt.NDArray[np.uint8], /
     ) -> None: ...

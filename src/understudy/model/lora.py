@@ -1,7 +1,8 @@
 """LoRA adapters (arXiv 2106.09685) for a model that is loaded: `peft`'s folder, or llama.cpp's GGUF.
 
-Each matrix is merged with its adapter when the backend asks for it, so nothing is kept beside the backend's own copy. A
-merged matrix of a packed model is stored as Q8_0: at 4 bits the rounding would be larger than what adapters add.
+Beside a model that the CPU has loaded, they take what they weigh. Merged, each matrix is made when the backend asks for
+it, so that nothing is kept beside the backend's own copy; one of a packed model is stored as Q8_0: at 4 bits
+the rounding would be larger than what adapters add.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from understudy.model.safetensors_file import read_safetensors
 from understudy.model.tensor_names import from_gguf_names
 from understudy.model.weights import Weight
 
-__all__ = ["LoraAdapter", "is_adapter", "read_adapter", "with_adapter"]
+__all__ = ["LoraAdapter", "beside_adapter", "is_adapter", "read_adapter", "with_adapter"]
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PEFT_PREFIX, _PEFT_A, _PEFT_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -57,15 +58,20 @@ class LoraAdapter:
     is_rank_stabilized: bool
     num_bytes: int
 
-    def delta(self, name: str) -> npt.NDArray[np.float32]:
-        """What is added to a matrix, (outputs, inputs)."""
+    def scaled(self, name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """A (rank, inputs) and B (outputs, rank) whose product is added to a matrix."""
         a, b = self.pairs[name]
         rank = a.shape[0]
         divisor = math.sqrt(rank) if self.is_rank_stabilized else rank
         scaled = b.dense()
         if self.alpha is not None:
             scaled *= np.float32(self.alpha / divisor)
-        return scaled @ a.dense()
+        return a.dense(), scaled
+
+    def delta(self, name: str) -> npt.NDArray[np.float32]:
+        """What is added to a matrix, (outputs, inputs)."""
+        a, b = self.scaled(name)
+        return b @ a
 
 
 def is_adapter(path: Path) -> bool:
@@ -108,6 +114,22 @@ def with_adapter(files: LoadedModel, adapter: LoraAdapter) -> LoadedModel:
     Raises:
         ModelFileError: the adapter belongs to a model of another shape.
     """
+    _check(files, adapter)
+    return _with(files, adapter, _MergedWeights(files.weights, adapter))
+
+
+def beside_adapter(files: LoadedModel, adapter: LoraAdapter) -> LoadedModel:
+    """A model with an adapter's matrices beside its own, for a backend that has both: see `CpuBackend.adapted`.
+
+    Raises:
+        ModelFileError: the adapter belongs to a model of another shape.
+    """
+    _check(files, adapter)
+    halves = {f"{name}.lora_{x}": w for name, pair in adapter.pairs.items() for x, w in zip("ab", pair, strict=True)}
+    return _with(files, adapter, {**files.weights, **halves})
+
+
+def _check(files: LoadedModel, adapter: LoraAdapter) -> None:
     for name, (a, b) in adapter.pairs.items():
         weight = files.weights.get(name)
         if weight is None or len(weight.shape) != 2 or name == _EMBEDDING:
@@ -117,10 +139,13 @@ def with_adapter(files: LoadedModel, adapter: LoraAdapter) -> LoadedModel:
                 f"The adapter {adapter.path} does not fit {files.path}: {name!r} is {weight.shape} there, and it "
                 f"expects {(b.shape[0], a.shape[1])}; adapter and base must belong together."
             )
+
+
+def _with(files: LoadedModel, adapter: LoraAdapter, weights: Mapping[str, Weight]) -> LoadedModel:
     return dataclasses.replace(
         files,
         path=adapter.path,
-        weights=_MergedWeights(files.weights, adapter),
+        weights=weights,
         file_bytes=files.file_bytes + adapter.num_bytes,
     )
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from understudy.errors import ModelFileError
 
-__all__ = ["drop_pages", "map_file", "parse_json_object", "read_json_object"]
+__all__ = ["drop_pages", "file_marks", "map_file", "parse_json_object", "read_json_object"]
 
 _MAX_JSON_BYTES = 256 << 20
 
@@ -91,3 +91,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         doubled = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"key {doubled!r} is there twice")
     return out
+
+
+def file_marks(*paths: Path | None) -> list[list[int]]:
+    """What tells files, and those of folders, from others that took their place."""
+    found = [path for path in paths if path is not None and path.exists()]
+    files = [file for path in found for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    return [[stat.st_ino, stat.st_size, stat.st_mtime_ns] for stat in map(Path.stat, files)]

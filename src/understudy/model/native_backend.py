@@ -1,10 +1,11 @@
 """The model on the CPU by compiled kernels."""
 
+import copy
 import dataclasses
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -104,21 +105,48 @@ class CpuBackend:
         self._model.set_skip_zeros(skip_zeros)
         self._load(weights)
         values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-        context = config.max_position_embeddings
         if kv_bits is None:
-            kv_bits = 16 if 2 * values * context <= _SMALL_CACHE_BYTES else 8
+            kv_bits = 16 if 2 * values * config.max_position_embeddings <= _SMALL_CACHE_BYTES else 8
         if kv_bits not in (8, 16):
             raise EngineError(f"kv_bits must be 8 or 16, got {kv_bits}.")
-        one = native.KvPool(shape, 1, kv_bits == 8).block_bytes
+        self._shape, self.kv_bits, self._cache_bytes = shape, kv_bits, cache_bytes
+        self._launcher: Any = None
+        self._open_pool()
+
+    def _open_pool(self) -> None:
+        """Room for keys and values, empty."""
+        native: Any = native_module()
+        context, is_8bit = self.config.max_position_embeddings, self.kv_bits == 8
+        one = native.KvPool(self._shape, 1, is_8bit).block_bytes
         context_blocks = -(-context // native.BLOCK_TOKENS)
         num_blocks = max(_MIN_CACHED_CONTEXTS * context_blocks, _CACHE_BYTES // one)
-        if cache_bytes is not None:
-            num_blocks = max(1, cache_bytes // one)
-        self._pool = native.KvPool(shape, num_blocks, kv_bits == 8)
+        if self._cache_bytes is not None:
+            num_blocks = max(1, self._cache_bytes // one)
+        self._pool = native.KvPool(self._shape, num_blocks, is_8bit)
         self._block_bytes: int = one
         self._blocks = BlockPool(num_blocks, native.BLOCK_TOKENS, self._pool.copy_block)
-        self.kv_bits = kv_bits
-        self._launcher: Any = None
+
+    def adapted(self, pairs: Mapping[str, tuple[_F32, _F32]]) -> Self:
+        """The same model with LoRA beside its matrices, y = W x + B (A x): weights are shared, keys and values not.
+
+        Both may be used at a time, from a thread each.
+
+        Args:
+            pairs: A (rank, inputs) and B (outputs, rank), scaled, by the name of the matrix.
+
+        Raises:
+            KeyError: the model has no such matrix that may be adapted.
+        """
+        native: Any = native_module()
+        num_layers = self.config.num_hidden_layers
+        places = {f"model.layers.{n}.{slot}.weight": (n, i) for n in range(num_layers) for i, slot in enumerate(_SLOTS)}
+        places["lm_head.weight"] = (num_layers, 0)
+        other = copy.copy(self)
+        other._model, other._launcher = native.Model(self._model, self._model.num_threads), None
+        for name, (a, b) in pairs.items():
+            other._model.set_adapter(*places[name], np.ascontiguousarray(a), np.ascontiguousarray(b))
+        other._open_pool()
+        return other
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from understudy.engine.worker import LogToChannel, serve_engine
 from understudy.errors import ModelFileError, UnderstudyError
 from understudy.model.checkpoint import LoadedModel
 from understudy.model.gpu_limits import GpuLimits
+from understudy.model.mapped_file import file_marks
 
 __all__ = ["main", "start_engine"]
 
@@ -39,19 +40,12 @@ def start_engine(files: LoadedModel, *, path: Path | None, adapter: Path | None,
         **how,
         "path": None if path is None else str(path),
         "adapter": None if adapter is None else str(adapter),
-        "seen": _seen(files.path, adapter),
+        "seen": file_marks(files.path, adapter),
     }
     level = logging.getLogger("understudy").getEffectiveLevel()
     program = _PROGRAM.format(str(Path(__file__).parents[2]))
     # -P: the folder that a player starts the game in is no place for modules.
     return RemoteEngine([sys.executable, "-P", "-c", program], {**setup, "log_level": level}, config=files.config)
-
-
-def _seen(*paths: Path | None) -> list[list[int]]:
-    """What tells files from others that took their place."""
-    found = [path for path in paths if path is not None]
-    files = [file for path in found for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    return [[stat.st_ino, stat.st_size, stat.st_mtime_ns] for stat in map(Path.stat, files)]
 
 
 def main() -> None:
@@ -72,7 +66,7 @@ def main() -> None:
         gpu, seen, adapter = setup.pop("gpu"), setup.pop("seen"), setup["adapter"]
         try:
             model = Model.load(**setup, gpu=None if gpu is None else GpuLimits(**gpu))
-            if _seen(model.files.path, None if adapter is None else Path(adapter)) != seen:
+            if file_marks(model.files.path, None if adapter is None else Path(adapter)) != seen:
                 model.close()
                 raise ModelFileError(f"{model.files.path} is another file now; reload the model, or start anew.")
         except UnderstudyError as error:

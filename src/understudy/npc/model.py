@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from understudy.engine import AnyEngine, Backend, Engine, Generation, GenerationRequest, SamplingParams
 from understudy.engine.constraint import Constraint
@@ -15,7 +15,8 @@ from understudy.model.backends import open_backend
 from understudy.model.checkpoint import LoadedModel, load_model
 from understudy.model.embedded import embedded_model_path
 from understudy.model.gpu_limits import GpuLimits
-from understudy.model.lora import read_adapter, with_adapter
+from understudy.model.lora import beside_adapter, read_adapter, with_adapter
+from understudy.model.native_backend import CpuBackend
 from understudy.npc.card import Card, find_card
 from understudy.npc.engine_process import start_engine
 from understudy.npc.fingerprint import ModelFingerprint
@@ -112,6 +113,30 @@ class Model:
             ),
             is_embedded=path is None,
         )
+
+    def adapted(self, adapter: str | Path) -> Self:
+        """Another voice for a few megabytes: this model with LoRA matrices beside its own, which both share.
+
+        They have keys and values, and a thread, of their own; close both.
+
+        Args:
+            adapter: `peft`'s folder, or llama.cpp's GGUF.
+
+        Raises:
+            ModelFileError: it is missing, damaged, or does not fit.
+            EngineError: not the compiled kernels of this process compute the model.
+        """
+        found = read_adapter(Path(adapter))
+        files = beside_adapter(self.files, found)
+        if not self.can_share:
+            raise EngineError("Only weights of --backend cpu in this process can be shared; load the adapter merged.")
+        backend = cast("CpuBackend", self.backend).adapted({name: found.scaled(name) for name in found.pairs})
+        return dataclasses.replace(self, files=files, engine=Engine(backend, files.tokenizer))
+
+    @property
+    def can_share(self) -> bool:
+        """Whether `adapted` may be called."""
+        return isinstance(self.engine, Engine) and isinstance(self.engine.backend, CpuBackend)
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from understudy.errors import ModelFileError, ServeError
 from understudy.model.checkpoint import load_model
 from understudy.model.embedded import embedded_model_path
 from understudy.model.lora import read_adapter, with_adapter
+from understudy.model.mapped_file import file_marks
 from understudy.npc.model import Model
 from understudy.server.options import ServerOptions
 from understudy.server.problem import Problem
@@ -61,6 +62,8 @@ class ServedModel:
         self._stem, self._load, self._again = stem, load, again
         self._num_users = 0
         self._model: Model | None = None
+        self._marks: list[list[int]] = []  # of its file, when it was loaded
+        self._successor: ServedModel | None = None
         self._on_done: Callable[[Generation], None] | None = None
 
     @classmethod
@@ -78,7 +81,7 @@ class ServedModel:
         *,
         name: str | None = None,
         adapter: Path | None = None,
-        parent: str | None = None,
+        base: "ServedModel | None" = None,
         **how: Any,
     ) -> Self:
         """Serve a file or folder, or (None) the embedded model, once it is loaded.
@@ -87,7 +90,7 @@ class ServedModel:
             path: the file or folder.
             name: what clients call it; default: the file's name.
             adapter: LoRA matrices beside it; whether they fit is looked at now.
-            parent: name of the model at `path`, where there is an adapter.
+            base: the model at `path`, where there is an adapter; it shares its weights where it can.
             how: further arguments of `Model.load`.
 
         Raises:
@@ -103,12 +106,27 @@ class ServedModel:
             with_adapter(load_model(path or embedded_model_path(in_16_bits=True)), read_adapter(adapter))
 
         def load() -> Model:
+            shared = base.shareable if base is not None and adapter is not None else None
+            if shared is not None and adapter is not None:
+                return shared.adapted(adapter)
             return Model.load(path, adapter=adapter, **how)
 
         def again() -> ServedModel:
-            return cls.at(path, name=name, adapter=adapter, parent=parent, **how)
+            return cls.at(path, name=name, adapter=adapter, base=base, **how)
 
+        parent = None if base is None else base.name
         return cls(name or found.stem, stem=found.stem, created=created, load=load, parent=parent, again=again)
+
+    @property
+    def shareable(self) -> Model | None:
+        """The model whose weights an adapter may share, by its file as it is now; None where that cannot be."""
+        newest = self
+        while newest._successor is not None:
+            newest = newest._successor
+        model = newest._model
+        if model is None or not model.can_share or model.engine.absence is not None:
+            return None
+        return model if file_marks(model.files.path) == newest._marks else None
 
     def renewed(self) -> "ServedModel":
         """Another one of the same name and files as they are now, loaded; blocks, and this one serves on.
@@ -123,6 +141,7 @@ class ServedModel:
         other = self._again()
         other.options, other._on_done = self.options, self._on_done
         other.load()
+        self._successor = other
         return other
 
     def load(self) -> None:
@@ -134,6 +153,7 @@ class ServedModel:
         """
         if self._model is None:
             model = self._load()
+            self._marks = file_marks(model.files.path)
             model.engine.on_done = self._on_done
             self._model = model
 
