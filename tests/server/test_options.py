@@ -16,6 +16,7 @@ def test_a_file_has_the_same_words(tmp_path: Path) -> None:
         port = 9000
         keys = "keys.toml"
         log = "json"
+        engine_process = false
         drain_s = 5
         stream_interval_ms = 0
         cors_origins = ["https://game.example"]
@@ -31,6 +32,7 @@ def test_a_file_has_the_same_words(tmp_path: Path) -> None:
         port=9000,
         keys=tmp_path / "keys.toml",
         log="json",
+        engine_process=False,
         drain_s=5.0,
         stream_interval_ms=0.0,
         cors_origins=("https://game.example",),
@@ -49,6 +51,7 @@ def test_a_file_has_the_same_words(tmp_path: Path) -> None:
         ('models = "x.gguf"', "models of .* wrong kind"),
         ("[models]\na = 1", "models of .* wrong kind"),
         ('cors_origins = "*"', "cors_origins of .* wrong kind"),
+        ("engine_process = 1", "engine_process of .* wrong kind"),
         ("log = 3", "log of .* wrong kind"),
         ('log = "xml"', 'log must be "text" or "json"'),
         ("drain_s = nan", "drain_s from 0"),
