@@ -1,6 +1,8 @@
 """The compiled backend: equal to NumPy, and to itself however the work is cut."""
 
 import itertools
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 
 from understudy.engine.backend import Backend, Step
 from understudy.errors import EngineError
+from understudy.kernels.formats import StorageType
 from understudy.kernels.native import kernel_names, native_module
 from understudy.model.checkpoint import load_model
 from understudy.model.gguf_writer import write_gguf
 from understudy.model.native_backend import CpuBackend
 from understudy.model.synthetic import write_synthetic
 from understudy.model.transformer import ReferenceBackend
+from understudy.model.weights import Weight
 from understudy.testing import byte_tokenizer, tiny_config, tiny_model
 
 pytestmark = pytest.mark.skipif(native_module() is None, reason="the native kernels are not built")
@@ -192,6 +196,72 @@ def test_rows_that_nobody_wants_change_none_that_is_wanted(lengths: tuple[int, .
         after = backend.forward([Step(cache, IDS[:4], 1)])[0]
         again = backend.forward([Step(backend.new_cache(), IDS[:n] + IDS[:4], 1)])[0]
         np.testing.assert_array_equal(after, again)
+
+
+def adapters(weights: Mapping[str, Weight], rank: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """LoRA of every matrix that may have one."""
+    rng = np.random.default_rng(seed)
+    shapes = {name: weight.shape for name, weight in weights.items() if "proj" in name or name == "lm_head.weight"}
+    return {
+        name: (
+            rng.standard_normal((rank, cols)).astype(np.float32) / 8,
+            rng.standard_normal((rows, rank)).astype(np.float32) / 8,
+        )
+        for name, (rows, cols) in shapes.items()
+    }
+
+
+@pytest.mark.parametrize("isa", kernel_names())
+@pytest.mark.parametrize("rank", [1, 16, 35])
+@pytest.mark.parametrize("shape", [{}, {"hidden_size": 52, "intermediate_size": 37, "vocab_size": 268}])
+def test_an_adapter_beside_the_weights_is_one_within_them(isa: str, rank: int, shape: dict[str, int]) -> None:
+    model = tiny_model(**shape)
+    pairs = adapters(model.weights, rank, 1)
+    merged = {
+        name: Weight(w.dense() + np.dot(*pairs[name][::-1]), StorageType.F32, w.shape) if name in pairs else w
+        for name, w in model.weights.items()
+    }
+    expected, plain = (logits(ReferenceBackend(model.config, w), [90]) for w in (merged, model.weights))
+    base = CpuBackend(model.config, model.weights, kernels=isa, kv_bits=16, num_threads=3)
+    voice = base.adapted(pairs)
+    found = logits(voice, [90])
+    assert np.abs(expected - plain).max() > 1
+    np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
+    assert np.array_equal(logits(voice, [1, 30, 20, 39]), found)
+    np.testing.assert_allclose(logits(base, [90]), plain, atol=0.01)
+
+
+def test_models_that_share_weights_compute_side_by_side() -> None:
+    model = tiny_model()
+    base = CpuBackend(model.config, model.weights, num_threads=2)
+    voices = [base, *(base.adapted(adapters(model.weights, 4, seed)) for seed in range(3))]
+    alone = [logits(voice, [40, 50]) for voice in voices]
+    del base
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            found = list(pool.map(lambda voice: logits(voice, [40, 50]), voices))
+            assert all(map(np.array_equal, found, alone))
+    assert not np.array_equal(alone[0], alone[1])
+    flight = voices[1].launch([Step(voices[1].new_cache(), IDS, 90)])
+    assert np.allclose(flight.land()[0], alone[1], atol=1e-5)
+
+
+def test_adapters_are_checked_at_the_border(backend: CpuBackend) -> None:
+    a, b = np.ones((2, 64), np.float32), np.ones((64, 2), np.float32)
+    for name, (left, right) in {
+        "model.layers.0.self_attn.o_proj.weight": (a[:, :60], b),
+        "model.layers.1.self_attn.o_proj.weight": (a, b[:60]),
+        "model.layers.0.mlp.down_proj.weight": (a[:0], b[:, :0]),
+        "lm_head.weight": (a, b),
+    }.items():
+        with pytest.raises(ValueError, match="does not fit"):
+            backend.adapted({name: (left, right)})
+    with pytest.raises(ValueError, match="A is"):
+        backend.adapted({"model.layers.0.self_attn.o_proj.weight": (a[:1], b)})
+    with pytest.raises(KeyError):
+        backend.adapted({"model.norm.weight": (a, b)})
+    with pytest.raises(ValueError, match="does not fit"):  # its weights are another's, too
+        backend.adapted({})._model.set_norm(0, 0, np.ones(64, np.float32), np.ones(64, np.float32))
 
 
 def test_misuse_is_named(backend: CpuBackend) -> None:
