@@ -200,12 +200,16 @@ async def bare(model: "Model", number: int, banned: Sequence[int] = ()) -> Answe
 
 
 def cpu_s(pid: int | None) -> float | None:
-    """CPU time of another process, all its threads together; None where the system does not tell."""
+    """CPU time of another process and of those that it started; None where the system does not tell."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = [
+            child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+        ]
     except OSError:
         return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own_s + sum(cpu_s(int(child)) or 0.0 for child in children)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -417,6 +417,12 @@ def test_closing_does_not_wait_for_what_takes_a_while() -> None:
 def test_small_models_have_a_process_of_their_own_where_nobody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     with Model.load(own_process=None) as small:
         assert isinstance(small.engine, RemoteEngine)
+    with monkeypatch.context() as frozen:
+        frozen.setattr(sys, "frozen", True, raising=False)
+        with Model.load(own_process=None) as alone:
+            assert not isinstance(alone.engine, RemoteEngine)
+        with pytest.raises(EngineError, match="no Python here"):
+            Model.load(own_process=True)
     monkeypatch.setattr("understudy.npc.model._LARGE_BYTES", 1000)
     with Model.load(own_process=None) as large:
         assert not isinstance(large.engine, RemoteEngine)

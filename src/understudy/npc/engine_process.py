@@ -11,16 +11,21 @@ from typing import Any
 from understudy.engine import Engine, RemoteEngine
 from understudy.engine.channel import Channel
 from understudy.engine.worker import LogToChannel, serve_engine
-from understudy.errors import ModelFileError, UnderstudyError
+from understudy.errors import EngineError, ModelFileError, UnderstudyError
 from understudy.model.checkpoint import LoadedModel
 from understudy.model.gpu_limits import GpuLimits
 from understudy.model.mapped_file import file_marks
 
-__all__ = ["main", "start_engine"]
+__all__ = ["can_start_engines", "main", "start_engine"]
 
 # The package may lie where only this process looks for it.
 _PROGRAM = "import sys; sys.path.append({!r}); from understudy.npc.engine_process import main; main()"
 _GC_THRESHOLD = 20_000
+
+
+def can_start_engines() -> bool:
+    """Whether `sys.executable` is a Python: in a program frozen into one file it is the program itself."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
 def start_engine(files: LoadedModel, *, path: Path | None, adapter: Path | None, **how: Any) -> RemoteEngine:
@@ -36,6 +41,8 @@ def start_engine(files: LoadedModel, *, path: Path | None, adapter: Path | None,
     Raises:
         EngineError: the process cannot be started.
     """
+    if not can_start_engines():
+        raise EngineError("There is no Python here that another process could run; load the model without own_process.")
     setup = {
         **how,
         "path": None if path is None else str(path),

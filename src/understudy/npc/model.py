@@ -18,7 +18,7 @@ from understudy.model.gpu_limits import GpuLimits
 from understudy.model.lora import beside_adapter, read_adapter, with_adapter
 from understudy.model.native_backend import CpuBackend
 from understudy.npc.card import Card, find_card
-from understudy.npc.engine_process import start_engine
+from understudy.npc.engine_process import can_start_engines, start_engine
 from understudy.npc.fingerprint import ModelFingerprint
 from understudy.npc.lorebook import Lorebook
 from understudy.npc.memory import Memory
@@ -92,7 +92,7 @@ class Model:
             files = with_adapter(files, read_adapter(Path(adapter)))
         engine: AnyEngine
         if own_process is None:
-            own_process = files.file_bytes < _LARGE_BYTES
+            own_process = files.file_bytes < _LARGE_BYTES and can_start_engines()
         if own_process:
             limits = None if gpu is None else dataclasses.asdict(gpu)
             paths = {"path": Path(path) if path else None, "adapter": Path(adapter) if adapter else None}
