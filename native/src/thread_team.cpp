@@ -11,6 +11,7 @@ namespace understudy {
 namespace {
 
 constexpr int kMostPatience = 64;
+constexpr int kSettled = 32;  // calls without a wait for the others, after which the cores seem to be ours
 constexpr int kSpins = 4000;  // some 20 to 50 microseconds, longer than a phase of a small model
 
 inline void pause() {
@@ -60,10 +61,12 @@ void ThreadTeam::run_together(const std::function<void(int)>& work) {
         usual_ = num_members / 2;
         patience_ = std::min(2 * patience_, kMostPatience);
         num_until_trial_ = patience_;
+        num_good_ = 0;
     } else if (is_trial) {
         usual_ = num_members;
-        patience_ = std::max(patience_ / 2, 1);
         num_until_trial_ = patience_;
+    } else if (num_members > 1 && ++num_good_ == kSettled) {
+        patience_ = 1;
     }
 }
 

@@ -22,7 +22,8 @@ public:
     void run(const std::function<void(int)>& work);
 
     // The same on members 0 .. active() - 1: on half as many after a call in which member 0 waited for the others longer
-    // than it worked, because other programs hold the cores; after some such calls, on twice as many for a trial.
+    // than it worked, because other programs hold the cores; after some such calls, on twice as many for a trial. Each bad
+    // call doubles the number of calls until the next trial, and a row of good ones brings it back to one.
     void run_together(const std::function<void(int)>& work);
 
     // Inside of either: how many members take part.
@@ -49,6 +50,7 @@ private:
     int usual_;            // in the next one
     int patience_ = 1;     // calls until more are tried
     int num_until_trial_ = 0;
+    int num_good_ = 0;       // calls since one was bad, trials apart
     int64_t waited_ns_ = 0;  // by member 0 in this call
 };
 
