@@ -175,6 +175,8 @@ def test_files_beside_each_other(tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.q_proj.weight"
     assert first.weights[name] is files.weights[name]
     assert first.weights[f"{name}.lora_a"].shape != second.weights[f"{name}.lora_a"].shape
+    with pytest.raises(ModelFileError, match="beside the base"):
+        beside_adapter(first, read_adapter(write(tmp_path, LoraRecipe(rank=2), "gguf")))
     with pytest.raises(ModelFileError, match="does not fit"):
         beside_adapter(tiny_model(intermediate_size=64), read_adapter(write(tmp_path, LoraRecipe(rank=2), "gguf")))
 

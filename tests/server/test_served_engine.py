@@ -1,10 +1,12 @@
 """A server whose engine has a process of its own, which ends."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -135,8 +137,11 @@ def test_adapters_share_the_weights_of_a_model_in_this_process(served: ServedMod
         renewed = shared.renewed()  # by its own name; the base is left alone
         assert renewed.engine.facts.memory.weight_bytes == sizes[1]
         assert renewed.model.generate(talk, sampling=how, max_tokens=12).text() != said[1]
+        gone = weakref.ref(base.model.backend)
         newer = base.renewed()
         base.close()
+        gc.collect()
+        assert gone() is None
         assert shared.model.generate(talk, sampling=how, max_tokens=12).text() == said[1]  # it holds what it shares
         again = renewed.renewed()
         assert again.engine.facts.memory.weight_bytes == sizes[1]  # with the base that took the other's place

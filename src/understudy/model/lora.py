@@ -28,6 +28,7 @@ __all__ = ["LoraAdapter", "beside_adapter", "is_adapter", "read_adapter", "with_
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PEFT_PREFIX, _PEFT_A, _PEFT_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _MERGED = {StorageType.F32: StorageType.F32, StorageType.F16: StorageType.F16, StorageType.BF16: StorageType.F16}
+_HALF = ".lora_a"
 _EMBEDDING = "model.embed_tokens.weight"
 # What peft can do and this cannot: each changes what the matrices mean.
 _UNSUPPORTED = (
@@ -122,9 +123,11 @@ def beside_adapter(files: LoadedModel, adapter: LoraAdapter) -> LoadedModel:
     """A model with an adapter's matrices beside its own, for a backend that has both: see `CpuBackend.adapted`.
 
     Raises:
-        ModelFileError: the adapter belongs to a model of another shape.
+        ModelFileError: the adapter belongs to a model of another shape, or the model has an adapter beside it already.
     """
     _check(files, adapter)
+    if any(name.endswith(_HALF) for name in files.weights):
+        raise ModelFileError(f"{files.path} is an adapter beside its base; put {adapter.path} beside the base, too.")
     halves = {f"{name}.lora_{x}": w for name, pair in adapter.pairs.items() for x, w in zip("ab", pair, strict=True)}
     return _with(files, adapter, {**files.weights, **halves})
 

@@ -172,6 +172,8 @@ class ServedModel:
         """End its thread; what is being generated fails."""
         if self._model is not None:
             self._model.close()
+        if self._successor is not None:  # an adapter's way to that one leads by here
+            self._model = None
 
     @property
     def is_ready(self) -> bool:
