@@ -231,7 +231,7 @@ def test_half_open_connections(model: Path) -> None:
                 held.enter_context(connection)
                 with contextlib.suppress(ConnectionResetError, BrokenPipeError):
                     connection.sendall(starts[number % 3])
-        assert server.figures()[1] < 600
+        until(lambda: server.figures()[1] < 600)  # the last ones are let in before the first ones are let go
 
 
 def test_a_models_file_is_replaced(model: Path) -> None:
