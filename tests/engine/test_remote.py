@@ -26,6 +26,8 @@ from understudy.npc.model import Model
 from understudy.prompt import Conversation, Message
 from understudy.testing import tiny_config, tiny_model
 
+WaitUntil = Callable[[Callable[[], bool]], None]
+
 WAIT_S = 60
 BANNED = dict.fromkeys((2, 3, 4, 5, 6, 7), -100.0)  # what ends an answer, and other markers
 MINNOW = "You are Minnow, who keeps an inn by the river."
@@ -38,15 +40,6 @@ def conversation(line: str) -> Conversation:
 def remote(model: Model) -> RemoteEngine:
     assert isinstance(model.engine, RemoteEngine)
     return model.engine
-
-
-def settles(is_true: Callable[[], bool]) -> bool:
-    until = time.monotonic() + WAIT_S
-    while not is_true():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +124,13 @@ def test_a_grammar_holds(here: Model, there: Model) -> None:
     assert '"name": "give_key"' in found[0][0]
 
 
-def test_many_at_once_are_as_each_alone(here: Model, there: Model) -> None:
+def test_many_at_once_are_as_each_alone(here: Model, there: Model, wait_until: WaitUntil) -> None:
     talks = [conversation(f"Good evening, I am guest {n}.") for n in range(24)]
     how = [{"sampling": SamplingParams(temperature=0.9, seed=n), "max_tokens": 24} for n in range(24)]
     running = [there.generate(talk, **given) for talk, given in zip(talks, how, strict=True)]  # type: ignore[arg-type]
     together = [told(generation) for generation in running]
     assert together == [told(here.generate(talk, **given)) for talk, given in zip(talks, how, strict=True)]  # type: ignore[arg-type]
-    assert settles(lambda: remote(there).stats().num_running == 0)
+    wait_until(lambda: remote(there).stats().num_running == 0)
 
 
 async def test_asyncio_reads_it_too(here: Model, there: Model) -> None:
@@ -159,12 +152,12 @@ def test_pieces_come_as_often_as_the_reader_looks(there: Model) -> None:
     assert "".join(chunk.text for chunk in rare) == "".join(chunk.text for chunk in all_alone)
 
 
-def test_figures_are_those_of_the_other_side() -> None:
+def test_figures_are_those_of_the_other_side(wait_until: WaitUntil) -> None:
     with Model.load(own_process=True) as there, Model.load() as here:
         for model in (there, here):
             for line in ("Good evening!", "Who are you?"):
                 model.generate(conversation(line), sampling=SamplingParams(seed=1), max_tokens=9).text()
-        assert settles(lambda: there.engine.stats() == here.engine.stats())
+        wait_until(lambda: there.engine.stats() == here.engine.stats())
         assert there.engine.stats().cached_tokens > 0
         assert there.engine.facts == here.engine.facts
         assert there.engine.config == here.engine.config
@@ -200,14 +193,10 @@ def test_what_was_read_leaves_and_comes_back(here: Model) -> None:
         generation.text()
         assert generation.usage.cached_tokens == len(kept.token_ids)
         with pytest.raises(EngineError, match="pages"):
-            second.engine.import_prefix(here_cut(kept))
+            second.engine.import_prefix(dataclasses.replace(kept, pages=kept.pages[:, :-1]))
 
 
-def here_cut(kept: Any) -> Any:
-    return type(kept)(**{**vars(kept), "pages": kept.pages[:, :-1]})
-
-
-def test_who_leaves_frees_the_place(there: Model) -> None:
+def test_who_leaves_frees_the_place(there: Model, wait_until: WaitUntil) -> None:
     sampling = SamplingParams(temperature=0, logit_bias=BANNED)
     long = [there.generate(conversation(f"Talk, {n}!"), sampling=sampling) for n in range(3)]
     stays = there.generate(conversation("And you?"), sampling=sampling, max_tokens=50)
@@ -216,7 +205,7 @@ def test_who_leaves_frees_the_place(there: Model) -> None:
         generation.cancel()
     assert [generation.finish_reason for generation in long] == ["cancelled"] * 3
     assert stays.text()
-    assert settles(lambda: remote(there).stats().num_running == 0)
+    wait_until(lambda: remote(there).stats().num_running == 0)
 
 
 def test_a_deadline_ends_an_answer(there: Model) -> None:
@@ -238,7 +227,9 @@ def test_faults_are_those_of_an_engine_here(there: Model) -> None:
         _ = there.backend
 
 
-def test_a_killed_process_is_started_anew(mortal: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_killed_process_is_started_anew(
+    mortal: Model, caplog: pytest.LogCaptureFixture, wait_until: WaitUntil
+) -> None:
     talk, sampling = conversation("Who are you?"), SamplingParams(temperature=0, logit_bias=BANNED)
     engine = remote(mortal)
     ended: list[Generation] = []
@@ -251,12 +242,12 @@ def test_a_killed_process_is_started_anew(mortal: Model, caplog: pytest.LogCaptu
         for generation in running:
             with pytest.raises(EngineError, match="not complete"):
                 generation.text()
-        assert settles(lambda: engine.absence is None)
+        wait_until(lambda: engine.absence is None)
     assert "started anew" in caplog.text
     assert engine.pid != pid
     assert engine.facts.backend
     assert mortal.generate(talk, sampling=sampling, max_tokens=20).text() == before
-    assert settles(lambda: len(ended) == 6)
+    wait_until(lambda: len(ended) == 6)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there the pipe is made larger")
@@ -293,20 +284,20 @@ def test_what_takes_a_while_fails_with_the_process(mortal: Model) -> None:
     assert len(failures) == 1
 
 
-def test_while_it_starts_nothing_is_taken(mortal: Model) -> None:
+def test_while_it_starts_nothing_is_taken(mortal: Model, wait_until: WaitUntil) -> None:
     engine = remote(mortal)
     os.kill(engine.pid, signal.SIGKILL)
-    assert settles(lambda: engine.absence is not None)
+    wait_until(lambda: engine.absence is not None)
     with pytest.raises(EngineError, match="started anew"):
         mortal.generate(conversation("Hello?"))
 
 
-def test_one_that_ends_again_and_again_is_given_up(mortal: Model) -> None:
+def test_one_that_ends_again_and_again_is_given_up(mortal: Model, wait_until: WaitUntil) -> None:
     engine = remote(mortal)
     for _ in range(3):
-        assert settles(lambda: engine.absence is None)
+        wait_until(lambda: engine.absence is None)
         os.kill(engine.pid, signal.SIGKILL)
-        assert settles(lambda: engine.absence is not None)
+        wait_until(lambda: engine.absence is not None)
     time.sleep(1)  # had it been started once more, it would be there by now
     with pytest.raises(EngineError, match="again and again"):
         mortal.generate(conversation("Hello?"))
@@ -346,7 +337,7 @@ def test_a_model_that_cannot_be_loaded_is_told_as_here(tmp_path: Path) -> None:
         engine.wait()
 
 
-def test_a_file_that_was_replaced_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
+def test_a_file_that_was_replaced_is_not_taken_for_the_old_one(tmp_path: Path, wait_until: WaitUntil) -> None:
     """The two processes would not mean the same by a token, and saved keys and values would be wrong."""
     path = tmp_path / "harrow.gguf"
     shutil.copy(embedded_model_path(), path)
@@ -356,7 +347,7 @@ def test_a_file_that_was_replaced_is_not_taken_for_the_old_one(tmp_path: Path) -
         (tmp_path / "other").replace(path)
         assert model.generate(conversation("Hello!"), max_tokens=4).text()
         os.kill(engine.pid, signal.SIGKILL)
-        assert settles(lambda: isinstance(engine.absence, ModelFileError))
+        wait_until(lambda: isinstance(engine.absence, ModelFileError))
         with pytest.raises(ModelFileError, match="another file now"):
             model.generate(conversation("Hello!"))
 
@@ -373,7 +364,7 @@ def test_a_program_that_is_none_is_told() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at the process through /proc")
-def test_it_ends_with_the_process_that_started_it() -> None:
+def test_it_ends_with_the_process_that_started_it(wait_until: WaitUntil) -> None:
     code = (
         "import time; from understudy.npc.model import Model\n"
         "model = Model.load(own_process=True); print(model.engine.pid, flush=True); time.sleep(600)"
@@ -383,7 +374,7 @@ def test_it_ends_with_the_process_that_started_it() -> None:
     with parent, parent.stdout:
         pid = int(parent.stdout.readline())
         parent.kill()
-        assert settles(lambda: not Path(f"/proc/{pid}").exists())
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_no_file_of_the_current_folder_is_taken_for_a_module(tmp_path: Path) -> None:

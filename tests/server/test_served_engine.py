@@ -5,11 +5,10 @@ import gc
 import os
 import signal
 import sys
-import time
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -23,6 +22,9 @@ from understudy.model.native_backend import why_not_native
 from understudy.prompt import Conversation, Message
 from understudy.server import ServedModel, create_app
 from understudy.testing import byte_tokenizer, random_tensors, tiny_config
+
+if TYPE_CHECKING:
+    from conftest import Until
 
 BODY: dict[str, Any] = {
     "model": "tiny",
@@ -60,13 +62,6 @@ def kill(served: ServedModel) -> RemoteEngine:
     assert isinstance(engine, RemoteEngine)
     os.kill(engine.pid, signal.SIGKILL)
     return engine
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 async def test_it_answers_as_one_in_this_process(client: httpx.AsyncClient, served: ServedModel) -> None:
@@ -159,7 +154,9 @@ def test_adapters_share_the_weights_of_a_model_in_this_process(served: ServedMod
             one.close()
 
 
-async def test_an_answer_whose_engine_ends_says_so(client: httpx.AsyncClient, served: ServedModel) -> None:
+async def test_an_answer_whose_engine_ends_says_so(
+    client: httpx.AsyncClient, served: ServedModel, until: "Until"
+) -> None:
     asked = asyncio.create_task(client.post(CHAT, json={**BODY, "stream": True, "max_tokens": 4000}))
     while not served.engine.stats().num_running:
         await asyncio.sleep(0.001)
@@ -169,14 +166,14 @@ async def test_an_answer_whose_engine_ends_says_so(client: httpx.AsyncClient, se
     assert '"content":"' in text
     assert "not complete" in text
     assert text.endswith("data: [DONE]\n\n")
-    wait_until(lambda: killed.absence is None)
+    await until(lambda: killed.absence is None)
     assert (await client.post(CHAT, json={**BODY, "max_tokens": 4})).status_code == 200
 
 
-async def test_meanwhile_it_is_not_ready(client: httpx.AsyncClient, served: ServedModel) -> None:
+async def test_meanwhile_it_is_not_ready(client: httpx.AsyncClient, served: ServedModel, until: "Until") -> None:
     assert (await client.get("/v1/health/ready")).status_code == 200
     engine = kill(served)
-    wait_until(lambda: engine.absence is not None)
+    await until(lambda: engine.absence is not None)
     ready, live, chat, metrics, manifest = [
         await client.get("/v1/health/ready"),
         await client.get("/v1/health/live"),
@@ -187,18 +184,18 @@ async def test_meanwhile_it_is_not_ready(client: httpx.AsyncClient, served: Serv
     assert (ready.status_code, live.status_code, metrics.status_code, manifest.status_code) == (503, 200, 200, 200)
     assert (chat.status_code, chat.headers["retry-after"]) == (503, "2")
     assert chat.json()["error"]["code"] == "engine_absent"
-    wait_until(lambda: engine.absence is None)
+    await until(lambda: engine.absence is None)
     assert (await client.get("/v1/health/ready")).status_code == 200
 
 
 async def test_one_whose_file_was_replaced_waits_for_a_reload(
-    client: httpx.AsyncClient, served: ServedModel, tmp_path: Path
+    client: httpx.AsyncClient, served: ServedModel, tmp_path: Path, until: "Until"
 ) -> None:
     config, part = tiny_config(), tmp_path / "part"
     write_gguf(part, config, random_tensors(config, seed=1), byte_tokenizer().definition, None, file_type="f16")
     part.replace(tmp_path / "tiny.gguf")
     engine = kill(served)
-    wait_until(lambda: "another file" in str(engine.absence))
+    await until(lambda: "another file" in str(engine.absence))
     answer = await client.post(CHAT, json=BODY)
     assert answer.status_code == 503
     assert "reload the model" in answer.json()["error"]["message"]

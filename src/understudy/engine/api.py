@@ -62,13 +62,13 @@ class EngineStats:
         cache_usage: share of the KV cache that is in use, kept beginnings included; None where it has no bound.
     """
 
-    num_running: int
-    num_waiting: int
-    prompt_tokens: int
-    cached_tokens: int
-    prefilled_tokens: int
-    generated_tokens: int
-    cache_usage: float | None
+    num_running: int = 0
+    num_waiting: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefilled_tokens: int = 0
+    generated_tokens: int = 0
+    cache_usage: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

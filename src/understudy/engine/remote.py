@@ -34,15 +34,6 @@ _END_S = 10.0
 _YOUNG_S = 10.0  # a process that ends sooner than so after its start was not worth starting
 _MAX_YOUNG = 3
 _ERRORS: tuple[type[UnderstudyError], ...] = (EngineError, ModelFileError)
-_NOTHING = EngineStats(
-    num_running=0,
-    num_waiting=0,
-    prompt_tokens=0,
-    cached_tokens=0,
-    prefilled_tokens=0,
-    generated_tokens=0,
-    cache_usage=None,
-)
 
 _log = logging.getLogger(__name__)
 
@@ -70,13 +61,7 @@ class RemoteEngine:
         on_done: as of `Engine`.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        setup: Mapping[str, Any],
-        *,
-        config: NemotronConfig,
-    ) -> None:
+    def __init__(self, command: Sequence[str], setup: Mapping[str, Any], *, config: NemotronConfig) -> None:
         """Start the process; `wait` until it has loaded the model.
 
         Args:
@@ -95,7 +80,7 @@ class RemoteEngine:
         self._open: dict[int, Generation] = {}
         self._calls: dict[int, Future[tuple[Any, bytes]]] = {}
         self._next_id = 0
-        self._num_running, self._stats = 0, _NOTHING
+        self._num_running, self._stats = 0, EngineStats()
         self._facts: EngineFacts | None = None
         self._is_ready = False
         self._failure: UnderstudyError | None = None
@@ -171,11 +156,11 @@ class RemoteEngine:
             )
             self._open[number] = generation
         try:
-            self._channel.send(["submit", number, generation.seed, request_to_json(request), grammar])
-        except (OSError, ValueError) as error:
+            self._send(["submit", number, generation.seed, request_to_json(request), grammar])
+        except EngineError:
             with self._changed:
                 self._open.pop(number, None)
-            raise EngineError("The engine's process ended; send the request again in a moment.") from error
+            raise
         return generation
 
     def warm(self, prompt_ids: Sequence[int], *, priority: int = -1, owner: str | None = None) -> Generation:
@@ -260,10 +245,7 @@ class RemoteEngine:
         with self._changed:
             number = self._new_id()
             self._calls[number] = done
-        try:
-            self._channel.send([record[0], number, *record[1:]], blob)
-        except (OSError, ValueError) as error:
-            raise EngineError("The engine's process ended; send the request again in a moment.") from error
+        self._send([record[0], number, *record[1:]], blob)
         if is_cancelled is None:
             return done.result()
         while not is_cancelled():
@@ -272,10 +254,16 @@ class RemoteEngine:
         self._cancelled.put(number)
         return done.result()
 
+    def _send(self, record: list[Any], blob: bytes = b"") -> None:
+        try:
+            self._channel.send(record, blob)
+        except (OSError, ValueError) as error:
+            raise EngineError("The engine's process ended; send the request again in a moment.") from error
+
     def _send_cancelled(self) -> None:
         while (number := self._cancelled.get()) is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._channel.send(["cancel", number])
+            with contextlib.suppress(EngineError):
+                self._send(["cancel", number])
 
     def _receive(self) -> None:
         """The receiving thread: hand on what comes, and start the process anew where it ends."""
@@ -333,7 +321,7 @@ class RemoteEngine:
             self._take_fault(*record[1:])
         elif kind == "ready":
             with self._changed:
-                self._facts, self._stats, self._is_ready = facts_from_json(record[1]), _NOTHING, True
+                self._facts, self._stats, self._is_ready = facts_from_json(record[1]), EngineStats(), True
                 self._changed.notify_all()
         elif kind == "failed":
             self._failure = next((e(record[2]) for e in _ERRORS if e.__name__ == record[1]), EngineError(record[2]))

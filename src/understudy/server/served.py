@@ -106,8 +106,7 @@ class ServedModel:
             with_adapter(load_model(path or embedded_model_path(in_16_bits=True)), read_adapter(adapter))
 
         def load() -> Model:
-            shared = base.shareable if base is not None and adapter is not None else None
-            if shared is not None and adapter is not None:
+            if adapter is not None and base is not None and (shared := base.shareable) is not None:
                 return shared.adapted(adapter)
             return Model.load(path, adapter=adapter, **how)
 
